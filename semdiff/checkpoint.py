@@ -1,0 +1,178 @@
+"""Checkpoints: the whole training state, its configuration, written asynchronously and restored exactly.
+
+The position in the data is the step itself (the pipeline is a pure function of seed and step), so a run may be taken up by
+another number of workers, devices or hosts.
+"""
+
+import json
+import math
+from pathlib import Path
+
+import jax
+import orbax.checkpoint as ocp
+from etils import epath
+
+from semdiff.config import Experiment, as_dict, differences
+
+# What the weights mean; the rest of a configuration may change between the runs of one workdir.
+IDENTITY = ("model", "process")
+
+
+class CheckpointError(ValueError):
+    """A checkpoint that cannot be written or read, in words."""
+
+
+class Checkpoints:
+    """The checkpoints of one workdir, newest last."""
+
+    def __init__(self, workdir: str | Path, keep: int = 3, save_every: int | None = None):
+        self.directory = epath.Path(workdir).expanduser().resolve() / "checkpoints"
+        options = ocp.CheckpointManagerOptions(
+            max_to_keep=keep, save_interval_steps=save_every or 1, create=save_every is not None
+        )
+        self._manager = None
+        if save_every is not None or self.directory.exists():
+            self._manager = ocp.CheckpointManager(
+                self.directory, options=options, item_names=("state", "about")
+            )
+
+    def latest(self) -> int | None:
+        return self._manager.latest_step() if self._manager else None
+
+    def save(self, step: int, state, about: dict, force: bool = False):
+        """Start saving; earlier checkpoints go only when a newer one is complete."""
+        if step == self.latest():
+            return
+        try:
+            arguments = ocp.args.Composite(
+                state=ocp.args.StandardSave(_plain(state)), about=ocp.args.JsonSave(about)
+            )
+            self._manager.save(step, args=arguments, force=force)
+        except Exception as error:
+            raise self._failed(step, error) from error
+
+    def wait(self):
+        """Until all that was started is on disk."""
+        try:
+            self._manager.wait_until_finished()
+        except Exception as error:
+            raise self._failed("the last", error) from error
+
+    def check(self):
+        """Raise what an asynchronous save met."""
+        try:
+            self._manager.check_for_errors()
+        except Exception as error:
+            raise self._failed("the last", error) from error
+
+    def _failed(self, step, error) -> CheckpointError:
+        kept = [s for s in self._manager.all_steps() if s != step]
+        return CheckpointError(
+            f"could not save checkpoint {step} to {self.directory}: {error}\n"
+            f"Complete checkpoints there: {kept or 'none'}; they are untouched. "
+            "Free space or permissions, then run the same command again: it resumes from the newest."
+        )
+
+    def about(self, step: int) -> dict:
+        """The configuration and data set that a checkpoint was written with."""
+        args = ocp.args.Composite(about=ocp.args.JsonRestore())
+        return self._manager.restore(step, args=args)["about"]
+
+    def restore(self, step: int, like, about: dict):
+        """The state saved at `step`, in the structure, shapes and shardings of `like`."""
+        self.compare(step, like, about)
+        target = jax.tree.map(_abstract, _plain(like))
+        try:
+            args = ocp.args.Composite(state=ocp.args.StandardRestore(target))
+            restored = self._manager.restore(step, args=args)["state"]
+        except Exception as error:
+            changed = "\n  ".join(differences(self.about(step)["config"], about["config"]))
+            raise CheckpointError(
+                f"could not restore checkpoint {step} of {self.directory}: {error}\n"
+                f"Keys that differ from the run that wrote it:\n  {changed or 'none'}"
+            ) from error
+        return restored if isinstance(like, dict) else type(like)(**restored)
+
+    def restore_weights(self, step: int, like, about: dict, name: str):
+        """Only `params` or `ema`, for sampling; `like` is a tree of arrays or shapes."""
+        self.compare(step, {"params": like}, about)
+        target = {name: jax.tree.map(_abstract, like)}
+        args = ocp.args.Composite(state=ocp.args.PyTreeRestore(target, partial_restore=True))
+        with ocp.CheckpointManager(self.directory, item_names=("state", "about")) as manager:
+            return manager.restore(step, args=args)["state"][name]
+
+    def compare(self, step: int, like, about: dict):
+        """An error naming keys and shapes when the checkpoint holds another network."""
+        written = self.about(step)
+        lines = differences(
+            {k: written["config"][k] for k in IDENTITY}, {k: about["config"][k] for k in IDENTITY}
+        )
+        lines += differences(written["data"], about["data"], "data")
+        have = self._shapes(step)
+        want = {
+            _path(p): tuple(a.shape) for p, a in jax.tree_util.tree_leaves_with_path(_plain(like)["params"])
+        }
+        for path in sorted(have.keys() | want.keys()):
+            if have.get(path) != want.get(path):
+                lines.append(
+                    f"parameter {path}: {have.get(path, 'absent')} there, {want.get(path, 'absent')} here"
+                )
+        if lines:
+            shown = "\n  ".join(lines[:20]) + (f"\n  and {len(lines) - 20} more" if len(lines) > 20 else "")
+            raise CheckpointError(
+                f"checkpoint {step} of {self.directory} belongs to another configuration:\n  {shown}\n"
+                "Use the configuration it was trained with (its config.json), or another workdir."
+            )
+
+    def _shapes(self, step: int) -> dict[str, tuple[int, ...]]:
+        handler = ocp.PyTreeCheckpointHandler()
+        tree = handler.metadata(self.directory / str(step) / "state").tree["params"]
+        leaves = jax.tree_util.tree_leaves_with_path(tree, is_leaf=lambda a: hasattr(a, "shape"))
+        return {_path(p): tuple(a.shape) for p, a in leaves}
+
+    def close(self):
+        if self._manager:
+            self._manager.close()
+
+
+def _plain(state) -> dict:
+    return state if isinstance(state, dict) else dict(vars(state))
+
+
+def _abstract(leaf):
+    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=getattr(leaf, "sharding", None))
+
+
+def _path(keys) -> str:
+    return "/".join(str(getattr(k, "key", getattr(k, "name", getattr(k, "idx", k)))) for k in keys)
+
+
+def describe(config: Experiment, data: dict) -> dict:
+    """What is written beside a state."""
+    return {"config": as_dict(config), "data": data}
+
+
+def prepare_workdir(workdir: str | Path) -> Path:
+    """The folder, existing and writable, or an error in words."""
+    workdir = Path(workdir).expanduser().resolve()
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        probe = workdir / ".writable"
+        probe.write_text("")
+        probe.unlink()
+    except OSError as error:
+        raise CheckpointError(
+            f"cannot write to the workdir {workdir}: {error}. Give --workdir a folder you may write to."
+        ) from error
+    return workdir
+
+
+def write_json(path: Path, value: dict):
+    """Whole or not at all."""
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(json.dumps(value, indent=2))
+    temporary.replace(path)
+
+
+def tree_bytes(tree) -> int:
+    return sum(math.prod(a.shape) * a.dtype.itemsize for a in jax.tree.leaves(tree))

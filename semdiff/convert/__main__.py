@@ -1,0 +1,143 @@
+"""Released PyTorch weights in and out.
+
+python -m semdiff.convert inspect FILE
+python -m semdiff.convert import released.pt weights.safetensors
+python -m semdiff.convert export weights.safetensors released.safetensors
+"""
+
+import argparse
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import safetensors
+
+from semdiff.convert import sdm, torch_file, weights
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    options = _parser().parse_args(arguments)
+    try:
+        options.run(options)
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m semdiff.convert", description=__doc__)
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    commands = parser.add_subparsers(required=True)
+
+    command = commands.add_parser("inspect", help="list a file's tensors and the network they make")
+    command.add_argument("file", type=Path, help=".pt, .pth or .safetensors")
+    command.add_argument("--key", help="look only at this entry of a file that nests its tensors")
+    command.set_defaults(run=_inspect)
+
+    command = commands.add_parser("import", help="a released SDM or SCDM checkpoint -> weights")
+    command.add_argument("source", type=Path, help=".pt, .pth or .safetensors")
+    command.add_argument("target", type=Path, help="the weights to write, .safetensors")
+    command.add_argument("--key", help="the entry that holds the network, if tensors are nested")
+    command.add_argument(
+        "--new-attention-order",
+        action="store_true",
+        help="the network was trained with use_new_attention_order",
+    )
+    command.add_argument("--head-width", type=int, default=sdm.HEAD_WIDTH, metavar="CHANNELS")
+    command.add_argument("--heads", type=int, default=0, help="a fixed number of heads instead")
+    command.add_argument("--force", action="store_true", help="replace an existing target")
+    command.set_defaults(run=_import)
+
+    command = commands.add_parser("export", help="weights -> what the released PyTorch code loads")
+    command.add_argument("source", type=Path, help="weights written by import or by training")
+    command.add_argument("target", type=Path, help="the state_dict to write, .safetensors")
+    command.add_argument("--force", action="store_true", help="replace an existing target")
+    command.set_defaults(run=_export)
+    return parser
+
+
+def _inspect(options: argparse.Namespace) -> None:
+    if options.key is None and _is_semdiff(options.file):
+        params, metadata = weights.load_weights(options.file)
+        tensors = weights.flatten(params)
+        _print_table(tensors)
+        _print_settings("metadata", metadata)
+        released = sdm.to_torch(params, options.file)
+    else:
+        nested = options.key is None
+        tensors = torch_file.load(options.file, key=options.key, flatten=nested)
+        _print_table(tensors)
+        released = tensors
+    try:
+        config = sdm.infer_config(released, options.file)
+    except ValueError as error:
+        print(f"\nno network recognised: {error}")
+        return
+    _print_settings("network", config)
+
+
+def _import(options: argparse.Namespace) -> None:
+    _check_target(options.target, options.force)
+    tensors = torch_file.load(options.source, key=options.key)
+    params = sdm.to_semdiff(
+        tensors,
+        new_attention_order=options.new_attention_order,
+        heads=options.heads,
+        head_width=options.head_width,
+        source=options.source,
+    )
+    config = sdm.infer_config(tensors, options.source)
+    heads = {"heads": options.heads, "head_width": options.head_width}
+    metadata = {"source": options.source.name, "network": config | heads}
+    weights.save_weights(options.target, params, metadata)
+    print(f"{options.target}: {_total(weights.flatten(params))}")
+    _print_settings("network", config)
+
+
+def _export(options: argparse.Namespace) -> None:
+    _check_target(options.target, options.force)
+    params, _ = weights.load_weights(options.source)
+    sdm.export_safetensors(options.target, params, options.source)
+    print(f"{options.target}: {_total(weights.flatten(params))}")
+
+
+def _is_semdiff(path: Path) -> bool:
+    try:
+        with safetensors.safe_open(path, framework="np") as file:
+            return weights.MARK in (file.metadata() or {})
+    except (safetensors.SafetensorError, OSError):
+        return False
+
+
+def _check_target(path: Path, force: bool) -> None:
+    if path.suffix != ".safetensors":
+        raise ValueError(f"{path}: expected a target that ends in .safetensors")
+    if not path.parent.is_dir():
+        raise ValueError(f"{path}: the folder {path.parent} does not exist; create it first")
+    if path.exists() and not force:
+        raise ValueError(f"{path}: already exists; choose another name or pass --force")
+
+
+def _print_table(tensors: Mapping[str, np.ndarray]) -> None:
+    widest = max(map(len, tensors))
+    for name, tensor in tensors.items():
+        print(f"{name:{widest}}  {tensor.dtype.name:9}{'x'.join(map(str, tensor.shape)) or 'scalar'}")
+    print(_total(tensors))
+
+
+def _total(tensors: Mapping[str, np.ndarray]) -> str:
+    count = sum(tensor.size for tensor in tensors.values())
+    size = sum(tensor.nbytes for tensor in tensors.values())
+    return f"{len(tensors)} tensors, {count:,} numbers, {size / 2**20:.1f} MiB"
+
+
+def _print_settings(title: str, settings: Mapping[str, object]) -> None:
+    print(f"\n{title}:")
+    for name, value in settings.items():
+        print(f"  {name} = {value}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,225 @@
+"""Reading images, label maps and instance maps. Every failure names the file and what to do."""
+
+from __future__ import annotations
+
+import os
+import struct
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image, ImageOps
+
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")
+_DEEP_MODES = ("I", "I;16", "I;16B", "I;16L", "I;16N")  # more than 8 bits per pixel
+_SHOWN = 8  # values listed in a message before it says "and more"
+
+
+class DataError(ValueError):
+    """Data are not what was promised. The text says which file, what is wrong and what to do."""
+
+
+@dataclass(frozen=True)
+class LabelFormat:
+    """How the pixels of a label file become class ids.
+
+    `ids[raw]` is the class of the raw value `raw`; -1, or a raw value past the end, is an error.
+    `palette` decodes colour-coded files: the colour in row i is the raw value i.
+    """
+
+    ids: tuple[int, ...]
+    palette: tuple[tuple[int, int, int], ...] | None = None
+    advice: str = ""
+
+    @property
+    def num_classes(self) -> int:
+        return max(self.ids) + 1
+
+
+def _load(path: str | os.PathLike, what: str, upright: bool = False) -> Image.Image:
+    """The decoded file; `upright` applies the orientation that a camera wrote beside the pixels."""
+    try:
+        with Image.open(path) as image:
+            image.load()
+            return ImageOps.exif_transpose(image) if upright else image
+    except FileNotFoundError:
+        raise DataError(
+            f"{path}: no such file. Expected {what}. If the data set was opened before, the file has"
+            " been moved or deleted since: restore it or open the data set again."
+        ) from None
+    except (
+        OSError,
+        SyntaxError,
+        ValueError,
+        EOFError,
+        struct.error,
+        zlib.error,
+        Image.DecompressionBombError,
+    ) as error:
+        raise DataError(
+            f"{path}: cannot be decoded as {what} ({error}). Expected a whole PNG or JPEG file of"
+            f" at least one pixel; this one has {_bytes_on_disk(path)}. Copy it again from its"
+            " origin, or remove it with its partner files."
+        ) from error
+
+
+def _bytes_on_disk(path: str | os.PathLike) -> str:
+    try:
+        return f"{os.path.getsize(path)} bytes"
+    except OSError:
+        return "an unreadable size"
+
+
+def _wrong_mode(path: str | os.PathLike, what: str, mode: str, expected: str) -> DataError:
+    return DataError(
+        f"{path}: {what} is stored in the pixel mode {mode!r}. Expected {expected}. Convert the file."
+    )
+
+
+def read_image(path: str | os.PathLike) -> np.ndarray:
+    """uint8 [H,W,3]. 16-bit grey is scaled to 8 bits; transparent pixels are laid over white."""
+    image = _load(path, "an image", upright=True)
+    if image.mode in _DEEP_MODES:
+        grey = _eight_bits(path, np.asarray(image))
+        return np.repeat(grey[:, :, None], 3, axis=2)
+    if image.mode == "F":
+        raise _wrong_mode(path, "the image", image.mode, "grey, RGB, RGBA, CMYK or 16-bit grey")
+    if "A" in image.mode or "a" in image.mode or "transparency" in image.info:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    return np.asarray(image.convert("RGB"))
+
+
+def _eight_bits(path: str | os.PathLike, deep: np.ndarray) -> np.ndarray:
+    deep = deep.astype(np.int64)
+    if deep.min() < 0 or deep.max() > 0xFFFF:
+        raise DataError(
+            f"{path}: grey values from {deep.min()} to {deep.max()}. Expected 0..65535 (16 bits)."
+            " Rescale the image to 8 or 16 bits."
+        )
+    return ((deep + 128) // 257).astype(np.uint8)
+
+
+def _integers(image: Image.Image) -> np.ndarray:
+    """Single-channel pixels at their full precision, in native byte order; palettes as indices."""
+    array = np.asarray(image)
+    if array.dtype == bool:
+        return array.astype(np.uint8)
+    return array.astype(array.dtype.newbyteorder("="), copy=False)
+
+
+def describe_values(values: np.ndarray) -> str:
+    """`12 (345 pixels), 255 (3 pixels)`."""
+    found, pixels = np.unique(values, return_counts=True)
+    shown = ", ".join(
+        f"{value} ({count} pixel{'s' if count != 1 else ''})"
+        for value, count in zip(found[:_SHOWN], pixels[:_SHOWN])
+    )
+    return shown + (f" and {len(found) - _SHOWN} more" if len(found) > _SHOWN else "")
+
+
+def _from_colours(
+    path: str | os.PathLike, rgb: np.ndarray, palette: Sequence[Sequence[int]] | None
+) -> np.ndarray:
+    """The row of `palette` that each pixel's colour is."""
+    if not palette:
+        raise DataError(
+            f"{path}: the label map is colour-coded (RGB) but no colours are known for the classes."
+            ' Expected a PNG of class ids; or give every class a "color" in dataset.json.'
+        )
+    table = _pack(np.asarray(palette, np.int32))
+    order = np.argsort(table, kind="stable")
+    twins = order[1:][table[order][1:] == table[order][:-1]]
+    if len(twins):
+        colour = tuple(palette[twins[0]])
+        classes = [i for i, other in enumerate(palette) if tuple(other) == colour]
+        raise DataError(
+            f"{path}: the label map is colour-coded (RGB), and classes {classes} share the colour"
+            f" {colour}. Expected one colour per class. Correct the colours in dataset.json, or"
+            " store the labels as class ids."
+        )
+    pixels = _pack(rgb.astype(np.int32))
+    place = np.minimum(np.searchsorted(table[order], pixels), len(table) - 1)
+    ids = order[place]
+    unknown = pixels[table[ids] != pixels]
+    if unknown.size:
+        found, counts = np.unique(unknown, return_counts=True)
+        shown = ", ".join(
+            f"({v >> 16}, {v >> 8 & 255}, {v & 255}) ({n} pixel{'s' if n != 1 else ''})"
+            for v, n in zip(found[:_SHOWN].tolist(), counts[:_SHOWN].tolist())
+        )
+        more = f" and {len(found) - _SHOWN} more" if len(found) > _SHOWN else ""
+        raise DataError(
+            f"{path}: colours that no class has: {shown}{more}. Expected only the"
+            f" {len(table)} colours of dataset.json. Add the missing classes there; if the colours"
+            " look blended, the file was resized or stored as JPEG: make it again from the original"
+            " with nearest-neighbour sampling, as PNG."
+        )
+    return ids.astype(np.int32)
+
+
+def _pack(rgb: np.ndarray) -> np.ndarray:
+    return rgb[..., 0] << 16 | rgb[..., 1] << 8 | rgb[..., 2]
+
+
+def read_raw_labels(path: str | os.PathLike, palette: Sequence[Sequence[int]] | None = None) -> np.ndarray:
+    """The label values as stored [H,W]: ids, palette indices, or rows of `palette` if RGB."""
+    image = _load(path, "a label map")
+    if image.mode in ("RGB", "RGBA"):
+        return _from_colours(path, np.asarray(image)[:, :, :3], palette)
+    if image.mode not in ("1", "L", "P", *_DEEP_MODES):
+        raise _wrong_mode(path, "the label map", image.mode, "8- or 16-bit ids, a palette PNG or RGB colours")
+    return _integers(image)
+
+
+def read_layout(path: str | os.PathLike, labels: LabelFormat) -> np.ndarray:
+    """Class ids [H,W], uint8 where they fit, else uint16."""
+    raw = read_raw_labels(path, labels.palette)
+    # The entry after the last one catches every larger value (mode="clip").
+    table = np.asarray([*labels.ids, -1], np.int32)
+    ids = np.take(table, raw, mode="clip")
+    bad = ids < 0
+    if raw.dtype.kind == "i":
+        bad |= raw < 0  # "clip" would turn these into 0
+    if bad.any():
+        known = [raw_id for raw_id, class_id in enumerate(labels.ids) if class_id >= 0]
+        raise DataError(
+            f"{path}: label ids that belong to no class: {describe_values(raw[bad])}. Expected"
+            f" {_ranges(known)} ({labels.num_classes} classes). {labels.advice}".rstrip()
+        )
+    return ids.astype(np.uint8 if labels.num_classes <= 256 else np.uint16)
+
+
+def _ranges(values: Sequence[int]) -> str:
+    """`0..11 or 255` for 0, 1, ..., 11, 255 (sorted)."""
+    parts, start = [], 0
+    for i, value in enumerate(values):
+        if i + 1 == len(values) or values[i + 1] != value + 1:
+            parts.append(f"{values[start]}..{value}" if i > start else f"{value}")
+            start = i + 1
+    return " or ".join(parts)
+
+
+def read_instances(path: str | os.PathLike) -> np.ndarray:
+    """int32 [H,W] at full precision; RGB is the panoptic packing r + 256 g + 65536 b."""
+    image = _load(path, "an instance map")
+    if image.mode in ("RGB", "RGBA"):
+        r, g, b = np.moveaxis(np.asarray(image)[:, :, :3].astype(np.int32), 2, 0)
+        return r + 256 * g + 65536 * b
+    if image.mode not in ("1", "L", "P", *_DEEP_MODES):
+        raise _wrong_mode(
+            path, "the instance map", image.mode, "8- or 16-bit ids, or RGB as r + 256 g + 65536 b"
+        )
+    ids = _integers(image).astype(np.int32)
+    if ids.min() < 0:
+        raise DataError(
+            f"{path}: negative instance ids: {describe_values(ids[ids < 0])}. Expected 0 (no"
+            " instance) or a positive id. Store the map as a 16-bit PNG."
+        )
+    return ids
+
+
+def read_mask(path: str | os.PathLike) -> np.ndarray:
+    """bool [H,W]: where a part mask is not black."""
+    return np.asarray(_load(path, "a part mask").convert("L")) > 0

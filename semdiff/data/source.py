@@ -1,0 +1,57 @@
+"""What every source of images and layouts looks like, whatever it reads."""
+
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+
+# "image" uint8 [H,W,3]; "layout" uint8, uint16 or int32 [H,W], class ids below num_classes;
+# optional "instance" int32 [H,W], 0 where there is none; optional "caption" str; "name" str, a stem.
+Example = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class ClassInfo:
+    """One class of a layout: its name and the colour it is shown in."""
+
+    name: str
+    color: tuple[int, int, int]
+
+
+@dataclass(frozen=True)
+class Info:
+    """What the layouts of a source mean: class i is `classes[i]`.
+
+    `void_id` is left out by the metrics and is a class like any other to the network.
+    `flip_pairs` are the classes that change places when an image is mirrored (left eye, right eye).
+    """
+
+    name: str
+    classes: tuple[ClassInfo, ...]
+    void_id: int | None = None
+    has_instances: bool = False
+    has_captions: bool = False
+    flip_pairs: tuple[tuple[int, int], ...] = ()
+
+    @property
+    def num_classes(self) -> int:
+        return len(self.classes)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(c.name for c in self.classes)
+
+    @property
+    def palette(self) -> np.ndarray:
+        """The colours as uint8 [K,3]."""
+        return np.array([c.color for c in self.classes], np.uint8).reshape(-1, 3)
+
+
+class Source(Protocol):
+    """Random access to examples: picklable, and the same example for the same index, always."""
+
+    info: Info
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> Example: ...

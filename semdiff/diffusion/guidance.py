@@ -1,0 +1,54 @@
+"""Classifier-free guidance and thresholding: what is done to a prediction before a sampler uses it."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Shaped
+
+from semdiff.diffusion.gaussian import Image
+
+
+@dataclass(frozen=True)
+class Guidance:
+    """eps_hat = eps_null + weight (eps_cond - eps_null); weight 1 is no guidance.
+
+    channels: `mean` guides the predicted image only and leaves the variance to the conditional pass (SDM), `all` guides
+    every channel. interval: (low, high) shares of T; outside low < t/T <= high the conditional pass stands alone
+    (2404.07724).
+    """
+
+    weight: float = 1.0
+    channels: Literal["mean", "all"] = "mean"
+    interval: tuple[float, float] = (0.0, 1.0)
+
+    @property
+    def needs_null(self) -> bool:
+        return self.weight != 1.0
+
+    def active(self, t: Shaped[Array, ""], num_steps: int) -> Shaped[Array, ""]:
+        low, high = self.interval
+        return (t > low * num_steps) & (t <= high * num_steps)
+
+    def combine(
+        self,
+        conditional: Float[Array, "b h w n"],
+        null: Float[Array, "b h w n"],
+        mean_channels: int,
+    ) -> Float[Array, "b h w n"]:
+        guided = null + self.weight * (conditional - null)
+        if self.channels == "all":
+            return guided
+        return jnp.concatenate([guided[..., :mean_channels], conditional[..., mean_channels:]], axis=-1)
+
+
+def threshold(x0: Image, quantile: float | None = None) -> Image:
+    """Clip a predicted image to [-1, 1], or, with a quantile, dynamically (Imagen, Sec. 2.3).
+
+    Dynamic: s = max(1, quantile of |x_0| per example); clip to [-s, s] and divide by s.
+    """
+    if quantile is None:
+        return jnp.clip(x0, -1, 1)
+    magnitude = jnp.abs(x0).reshape(x0.shape[0], -1)
+    scale = jnp.maximum(jnp.quantile(magnitude, quantile, axis=1), 1.0)[:, None, None, None]
+    return jnp.clip(x0, -scale, scale) / scale

@@ -1,0 +1,134 @@
+"""Reverse chains. A sampler is one step t -> s; `chain` is the only loop, a `lax.scan` over any descending times.
+
+A sampler is a frozen dataclass with
+    init(x)                                                  -> memory
+    step(process, memory, x_t, prediction, s, t, keys)       -> (x_s, memory)
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Int, Shaped
+
+from semdiff.diffusion import gaussian, schedules
+from semdiff.diffusion.gaussian import Gaussian, Image, Keys, Prediction, Times, bcast
+
+
+@dataclass(frozen=True)
+class Ancestral:
+    """DDPM: x_s ~ p(x_s | x_t) with the process's own variance, on any subset of the steps (DDPM Alg. 2)."""
+
+    def init(self, x: Image):
+        return ()
+
+    def step(self, process: Gaussian, memory, xt, prediction: Prediction, s: Times, t: Times, keys: Keys):
+        return gaussian.p_step(process, xt, prediction, s, t, keys), memory
+
+
+@dataclass(frozen=True)
+class DDIM:
+    """DDIM Eq. 12; eta = 0 is deterministic, eta = 1 has the posterior's variance."""
+
+    eta: float = 0.0
+
+    def init(self, x: Image):
+        return ()
+
+    def step(self, process: Gaussian, memory, xt, prediction: Prediction, s: Times, t: Times, keys: Keys):
+        _, _, posterior = gaussian.posterior_coefficients(process, s, t)
+        noise = self.eta**2 * posterior
+        kept = jnp.sqrt(jnp.maximum(schedules.variance(process.schedule, s) - noise, 0.0))
+        mean = bcast(schedules.alpha(process.schedule, s)) * prediction.x0 + bcast(kept) * prediction.eps
+        if self.eta:
+            mean = mean + bcast(jnp.sqrt(noise)) * gaussian.normal(keys, xt)
+        return mean, memory
+
+
+@dataclass(frozen=True)
+class DPMSolver2M:
+    """DPM-Solver++(2M) (2211.01095, Alg. 2): second order in log-SNR from the last two x_0.
+
+    The first step and the last are first order.
+    """
+
+    def init(self, x: Image):
+        return x, jnp.zeros(x.shape[:1], x.dtype)  # last x_0; the last step's h, 0 before there was one
+
+    def step(self, process: Gaussian, memory, xt, prediction: Prediction, s: Times, t: Times, keys: Keys):
+        last_x0, last_h = memory
+        h = schedules.log_snr(process.schedule, s) / 2 - schedules.log_snr(process.schedule, t) / 2
+        second_order = (last_h > 0) & (s > 0)
+        ratio = jnp.where(second_order, h / jnp.where(last_h > 0, last_h, 1.0) / 2, 0.0)  # 1 / (2 r)
+        x0 = prediction.x0
+        blend = jnp.where(bcast(second_order), x0 + bcast(ratio) * (x0 - last_x0), x0)
+        shrink = schedules.sigma(process.schedule, s) / schedules.sigma(process.schedule, t)
+        grow = schedules.alpha(process.schedule, s) * -jnp.expm1(-h)
+        return bcast(shrink) * xt + bcast(grow) * blend, (x0, h)
+
+
+Sampler = Ancestral | DDIM | DPMSolver2M
+SAMPLERS = {"ancestral": Ancestral, "ddim": DDIM, "dpmpp_2m": DPMSolver2M}
+
+DenoiseFn = Callable[[Image, Shaped[Array, ""], Keys], Prediction]
+
+
+def fold_in(keys: Keys, data) -> Keys:
+    """A new key per example."""
+    return jax.vmap(lambda key: jax.random.fold_in(key, data))(keys)
+
+
+def chain(
+    denoise_fn: DenoiseFn,
+    process: Gaussian,
+    sampler: Sampler,
+    times: np.ndarray,
+    x_start: Image,
+    keys: Keys,
+    *,
+    clamp: Callable[[Image, Times, Keys], Image] | None = None,
+    resample: int = 1,
+    progress: Callable[[Int[Array, ""]], None] | None = None,
+) -> Image:
+    """From x at times[0] to x at times[-1] (0: data).
+
+    denoise_fn(x_t, t, keys) -> Prediction, with one t for the whole batch. clamp(x_s, s, keys) overwrites what is known
+    after each step; with resample > 1 each step is re-noised and repeated so that the free part can agree with the
+    clamped part (RePaint, 2201.09865). progress(i) is called on the host as step i ends.
+    """
+    times = np.asarray(times)
+    if times.ndim != 1 or len(times) < 2 or (np.diff(times) >= 0).any():
+        raise ValueError(f"sampling times must descend, got {times.tolist()}")
+    process = process.on_steps(times) if times[-1] == 0 and not process.schedule.continuous else process
+    batch = x_start.shape[0]
+
+    def one_step(carry, pair):
+        x, memory = carry
+        i, t, s = pair
+        t_b, s_b = jnp.full((batch,), t), jnp.full((batch,), s)
+
+        def attempt(repeat, inner):
+            x, memory = inner
+            step_keys = fold_in(fold_in(keys, t), repeat)
+            prediction = denoise_fn(x, t, fold_in(step_keys, 0))
+            x_s, memory = sampler.step(process, memory, x, prediction, s_b, t_b, fold_in(step_keys, 1))
+            if clamp is not None:
+                x_s = clamp(x_s, s_b, fold_in(step_keys, 2))
+            if resample > 1:
+                renoised = gaussian.q_step(process, x_s, s_b, t_b, fold_in(step_keys, 3))
+                x_s = jnp.where(repeat + 1 < resample, renoised, x_s)
+            return x_s, memory
+
+        if resample > 1:
+            x, memory = jax.lax.fori_loop(0, resample, attempt, (x, memory))
+        else:
+            x, memory = attempt(0, (x, memory))
+        if progress is not None:
+            jax.debug.callback(progress, i)
+        return (x, memory), None
+
+    steps = (jnp.arange(len(times) - 1), jnp.asarray(times[:-1]), jnp.asarray(times[1:]))
+    (x, _), _ = jax.lax.scan(one_step, (x_start, sampler.init(x_start)), steps)
+    return x

@@ -1,0 +1,105 @@
+"""Semantic editing: regenerate what a mask frees, under a new layout; the rest stays, bit for bit."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from semdiff import inputs
+from semdiff.config import ConfigError, Edit, Experiment, Sample
+from semdiff.data.images import read_image, read_mask
+from semdiff.data.source import Info
+from semdiff.method import Method
+from semdiff.sample import Output, Runner, Task, padded, run_tasks, settings_of, tasks_of
+
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")
+
+
+def edit(config: Experiment, method: Method, params, weights: str, info: Info, folder: Path) -> Path:
+    """Every layout of config.edit.layouts drawn into the image of the same name."""
+    c = config.edit
+    for key in ("images", "layouts"):
+        if not getattr(c, key):
+            raise ConfigError(f"config.edit.{key} is empty: name the folder of {key}")
+    if bool(c.masks) == bool(c.old_layouts):
+        raise ConfigError("give either config.edit.masks or config.edit.old_layouts: they say where to edit")
+    new = inputs.layouts_source(c.layouts, info, (0, 0), method.edges)
+    old = None
+    if c.old_layouts:
+        source = inputs.layouts_source(c.old_layouts, info, (0, 0), False)
+        old = {example["name"]: example["layout"] for example in map(source.__getitem__, range(len(source)))}
+    settings = settings_of(config, weights) | {"margin": c.margin, "resample": c.resample}
+    output = Output(folder, settings, info)
+    tasks = (
+        task
+        for i in range(len(new))
+        for task in edit_tasks(method, new[i], old, c, config.sample)
+        if Output.name_of(task) not in output.done
+    )
+    run = Composite(Runner(method, params, config.sample, c.resample))
+    total = len(new) * config.sample.per_layout
+    run_tasks(run, tasks, total, output, lambda task: f"{c.layouts}/{task.name}")
+    return output.folder
+
+
+class Composite:
+    """A runner whose results keep the original pixels outside the mask."""
+
+    def __init__(self, runner: Runner):
+        self.runner, self.batch_size = runner, runner.batch_size
+
+    def __call__(self, tasks: list[Task]) -> list[np.ndarray]:
+        return [composite(task, image) for task, image in zip(tasks, self.runner(tasks))]
+
+
+def composite(task: Task, image: np.ndarray) -> np.ndarray:
+    h, w = task.size
+    return np.where(task.free[:h, :w, None], image, task.known[:h, :w])
+
+
+def edit_tasks(method: Method, example: dict, old: dict | None, c: Edit, s: Sample) -> Iterator[Task]:
+    name, layout = example["name"], example["layout"]
+    image = read_image(find(c.images, name, IMAGE_SUFFIXES))
+    if old is None:
+        path = find(c.masks, name, (".png",))
+        free = read_mask(path)
+    elif name in old:
+        path = f"{c.old_layouts}/{name}.png"
+        if old[name].shape == layout.shape:
+            free = widened(old[name] != layout, c.margin)
+        else:
+            free = old[name]
+    else:
+        raise ConfigError(
+            f"{c.old_layouts} has no {name}.png, which {c.layouts} has: give every new layout its old one"
+        )
+    if not image.shape[:2] == layout.shape == free.shape:
+        raise ConfigError(
+            f"{name}: image {image.shape[:2]}, new layout {layout.shape} and {path} {free.shape} differ in size; "
+            "they must be the same, in pixels"
+        )
+    multiple = method.network.size_multiple
+    for task in tasks_of(method, example, s):
+        yield replace(task, known=padded(image, multiple), free=padded(free, multiple))
+
+
+def find(folder: str, name: str, suffixes: tuple[str, ...]) -> Path:
+    for suffix in suffixes:
+        if (path := Path(folder) / f"{name}{suffix}").exists():
+            return path
+    raise ConfigError(
+        f"{folder} has no {name} with suffix {' or '.join(suffixes)}: every layout needs its file there"
+    )
+
+
+def widened(mask: np.ndarray, margin: int) -> np.ndarray:
+    """The mask grown by `margin` pixels (4-neighbours)."""
+    for _ in range(margin):
+        grown = mask.copy()
+        grown[1:] |= mask[:-1]
+        grown[:-1] |= mask[1:]
+        grown[:, 1:] |= mask[:, :-1]
+        grown[:, :-1] |= mask[:, 1:]
+        mask = grown
+    return mask

@@ -1,0 +1,131 @@
+"""What a run says: scalars and pictures to TensorBoard and metrics.jsonl, one progress line, the facts at the start."""
+
+import json
+import math
+import sys
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+from clu import parameter_overview
+from tensorboardX import SummaryWriter
+
+from semdiff import draw
+
+
+class Writer:
+    """Scalars and pictures of one workdir. `start_step`: later lines of an interrupted run are written again."""
+
+    def __init__(self, workdir: Path, start_step: int = 0, active: bool = True):
+        self.workdir, self.active = Path(workdir), active
+        if not active:
+            return
+        path = self.workdir / "metrics.jsonl"
+        if path.exists():
+            lines = [line for line in path.read_text().splitlines() if _step_of(line) <= start_step]
+            temporary = path.with_suffix(".tmp")
+            temporary.write_text("".join(line + "\n" for line in lines))
+            temporary.replace(path)
+        self._file = path.open("a")
+        self._board = SummaryWriter(str(self.workdir / "tensorboard"), purge_step=start_step + 1)
+
+    def scalars(self, step: int, values: dict[str, float]):
+        if not self.active:
+            return
+        values = {k: float(v) for k, v in values.items()}
+        self._file.write(json.dumps({"step": step, **{k: _jsonable(v) for k, v in values.items()}}) + "\n")
+        self._file.flush()
+        for name, value in values.items():
+            self._board.add_scalar(name, value, step)
+
+    def picture(self, step: int, name: str, image: np.ndarray) -> Path | None:
+        """Also as WORKDIR/pictures/NAME_STEP.png, whose path is returned."""
+        if not self.active:
+            return None
+        path = self.workdir / "pictures" / f"{name}_{step:08d}.png"
+        draw.save_png(path, image)
+        self._board.add_image(name, image, step, dataformats="HWC")
+        return path
+
+    def close(self):
+        if self.active:
+            self._file.close()
+            self._board.close()
+
+
+def _step_of(line: str) -> float:
+    try:
+        return json.loads(line)["step"]
+    except (json.JSONDecodeError, KeyError):  # the torn last line of a killed run
+        return math.inf
+
+
+def _jsonable(value: float) -> float | str:
+    return value if math.isfinite(value) else str(value)
+
+
+class Progress:
+    """One line: how far, how fast, how long still."""
+
+    def __init__(self, total: int, done: int = 0, unit: str = "step", active: bool = True):
+        self.total, self.unit, self.active = total, unit, active
+        self._start_time, self._start_done = time.monotonic(), done
+        self.rate = 0.0
+
+    def report(self, done: int, note: str = ""):
+        elapsed = time.monotonic() - self._start_time
+        self.rate = (done - self._start_done) / max(elapsed, 1e-9)
+        left = duration((self.total - done) / self.rate) if self.rate else "?"
+        say(
+            f"{self.unit} {done}/{self.total} ({100 * done / max(self.total, 1):.0f}%)  {note}  "
+            f"{self.rate:.3g} {self.unit}s/s  {left} left",
+            active=self.active,
+        )
+
+    def pause(self, seconds: float):
+        """Time that should not count against the rate."""
+        self._start_time += seconds
+
+
+def say(text: str, active: bool = True):
+    if active:
+        print(text, flush=True)
+
+
+def duration(seconds: float) -> str:
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    days, hours = divmod(hours, 24)
+    if days:
+        return f"{days}d {hours}h"
+    if hours:
+        return f"{hours}h {minutes:02d}m"
+    return f"{minutes}m {seconds:02d}s" if minutes else f"{seconds}s"
+
+
+def megabytes(count: float) -> str:
+    return f"{count / 2**20:,.1f} MiB"
+
+
+def opening_lines(strategy, config_name: str, workdir: Path, data: str) -> str:
+    device = jax.devices()[0]
+    return (
+        f"devices: {jax.device_count()} x {device.device_kind} ({device.platform}), {jax.process_count()} process(es), "
+        f"jax {jax.__version__}, python {sys.version.split()[0]}\n"
+        f"mesh:    {strategy}\nconfig:  {config_name}\nworkdir: {workdir}\ndata:    {data}"
+    )
+
+
+def parameter_table(params) -> str:
+    """Names, shapes and sizes: by module, the largest first modules of the tree summed."""
+    total = sum(a.size for a in jax.tree.leaves(params))
+    rows = [(name, sum(a.size for a in jax.tree.leaves(part))) for name, part in sorted(params.items())]
+    width = max(len(name) for name, _ in rows)
+    lines = [f"  {name:{width}}  {size:>12,}" for name, size in rows]
+    return "\n".join([f"parameters: {total:,}", *lines])
+
+
+def parameter_file(params) -> str:
+    """Every parameter with shape, dtype and statistics."""
+    return parameter_overview.get_parameter_overview(params, include_stats="global", max_lines=None)

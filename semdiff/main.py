@@ -1,0 +1,81 @@
+"""python -m semdiff.main --config=configs/scenes.py --workdir=DIR [--mode=MODE] [--config.key=value]"""
+
+import sys
+from pathlib import Path
+
+import jax
+from absl import app, flags, logging
+from ml_collections import config_flags
+
+from semdiff import checkpoint, edit, evaluate, inputs, logs, method, sample, train
+from semdiff.checkpoint import CheckpointError
+from semdiff.config import ConfigError, Experiment, parse
+from semdiff.convert import weights as weight_files
+from semdiff.data.images import DataError
+
+MODES = ("train", "sample", "edit", "evaluate")
+
+CONFIG = config_flags.DEFINE_config_file("config", help_string="What to run: a file of configs/.")
+WORKDIR = flags.DEFINE_string("workdir", None, "Where checkpoints, logs and pictures go.", required=True)
+MODE = flags.DEFINE_enum("mode", "train", MODES, "What to do.")
+COORDINATOR = flags.DEFINE_string(
+    "coordinator", None, "HOST:PORT of process 0, for several processes without a cluster."
+)
+PROCESSES = flags.DEFINE_integer("processes", None, "How many processes, with --coordinator.")
+PROCESS = flags.DEFINE_integer("process", None, "Which of them this is, from 0.")
+
+
+def trained(config: Experiment, workdir: Path):
+    """(method, weights, their name, classes) to sample with: a weights file's, else those of the newest checkpoint."""
+    info = inputs.training_source(config.data, config.seed).info
+    spelled = method.build(config, info.num_classes, info.has_instances)
+    like = jax.eval_shape(lambda key: spelled.init(key, config.data.size), jax.random.key(0))
+    if path := config.sample.weights:
+        params, _ = weight_files.load_weights(path)
+        weight_files.check_tree(params, like, path)
+        return spelled, jax.tree.map(jax.numpy.asarray, params), Path(path).stem, info
+    checkpoints = checkpoint.Checkpoints(workdir)
+    step = checkpoints.latest()
+    if step is None:
+        raise CheckpointError(
+            f"{workdir} holds no checkpoint. Train first: --mode=train with the same --workdir."
+        )
+    about = checkpoint.describe(config, inputs.identity(info, spelled.edges))
+    name = "ema" if config.sample.ema else "params"
+    params = checkpoints.restore_weights(step, like, about, name)
+    logs.say(f"weights: {name} of step {step}, {checkpoints.directory}")
+    return spelled, params, f"{step}/{name}", info
+
+
+def run(config: Experiment, workdir: Path, mode: str, name: str):
+    if config.compilation_cache:
+        cache = Path(config.compilation_cache).expanduser()
+        jax.config.update("jax_compilation_cache_dir", str(cache))
+    if mode == "train":
+        train.train(config, workdir, name)
+        return
+    spelled, params, weights, info = trained(config, workdir)
+    if mode == "sample":
+        folder = Path(config.sample.output or workdir / "samples" / weights)
+        sample.sample(config, spelled, params, weights, info, folder)
+    elif mode == "edit":
+        folder = Path(config.edit.output or workdir / "edits" / weights)
+        edit.edit(config, spelled, params, weights, info, folder)
+    else:
+        evaluate.evaluate(config, spelled, params, info, workdir)
+
+
+def main(_):
+    if not flags.FLAGS["verbosity"].present:
+        logging.set_verbosity(logging.WARNING)  # what the libraries say of themselves; --verbosity=0 shows it
+    if COORDINATOR.value:
+        jax.distributed.initialize(COORDINATOR.value, PROCESSES.value, PROCESS.value)
+    try:
+        name = config_flags.get_config_filename(flags.FLAGS["config"])
+        run(parse(CONFIG.value), Path(WORKDIR.value).expanduser(), MODE.value, name)
+    except (ConfigError, DataError, CheckpointError, train.TrainingError) as error:
+        sys.exit(f"error: {error}")
+
+
+if __name__ == "__main__":
+    app.run(main)

@@ -1,0 +1,175 @@
+"""The one place where a paper is spelled: (process, network, what is given, what is generated).
+
+A `Method` gives train.py a loss and sample.py a denoise_fn; neither knows which paper it runs. SDM (2207.00050): the layout
+is given and frozen, the image is generated, the network is a SPADE-UNet.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from semdiff.config import Experiment, choose
+from semdiff.diffusion import gaussian, guidance, losses, samplers, schedules
+from semdiff.models import layers, spade_unet
+
+
+@dataclass(frozen=True)
+class Method:
+    """SDM: p(image | layout)."""
+
+    process: gaussian.Gaussian
+    network: nn.Module
+    num_classes: int
+    edges: bool
+    image_channels: int = 3
+    weighting: losses.Weighting = losses.UNIFORM
+    vlb_weight: float = 1.0
+    condition_dropout: float = 0.0
+
+    @property
+    def null_id(self) -> int:
+        """The id of a layout that is absent. K itself stays free for MASK, a state of a layout process."""
+        return self.num_classes + 1
+
+    def condition(self, batch: dict) -> dict:
+        """What the network is given of a batch (or of a folder of layouts)."""
+        return {"layout": batch["layout"], "edges": batch["edges"] if self.edges else None}
+
+    def null(self, condition: dict) -> dict:
+        """The absence of a condition, of the same shape: what guidance steers away from."""
+        edges = condition["edges"]
+        return {
+            "layout": jnp.full_like(condition["layout"], self.null_id),
+            "edges": None if edges is None else jnp.zeros_like(edges),
+        }
+
+    def init(self, key, size: tuple[int, int]):
+        """Fresh parameters."""
+        layout = jnp.zeros((1, *size), jnp.int32)
+        edges = jnp.zeros((1, *size), jnp.uint8) if self.edges else None
+        x = jnp.zeros((1, *size, self.image_channels))
+        return self.network.init(key, x, jnp.zeros((1,)), layout, edges)["params"]
+
+    def network_time(self, t):
+        """The network's clock: 0..999, whatever T (released networks were trained on i = t - 1)."""
+        return (t - 1) * (1000 / self.process.num_steps)
+
+    def loss(self, params, batch: dict, keys, time_sampler: losses.TimeSampler, train: bool = True):
+        """Per-example losses and the times drawn: everything random comes from the example's key."""
+        t_keys, noise_keys, drop_keys, dropout_keys = (samplers.fold_in(keys, i) for i in range(4))
+        x0 = to_unit(batch["image"])
+        t, weight = time_sampler.sample(t_keys)
+        eps = gaussian.normal(noise_keys, x0)
+        xt = gaussian.diffuse(self.process, x0, t, eps)
+        condition = self.condition(batch)
+        if train and self.condition_dropout:
+            dropped = jax.vmap(lambda k: jax.random.bernoulli(k, self.condition_dropout))(drop_keys)
+            condition = jax.tree.map(
+                lambda null, given: jnp.where(dropped[:, None, None], null, given),
+                self.null(condition),
+                condition,
+            )
+        output = self.network.apply(
+            {"params": params},
+            xt,
+            self.network_time(t),
+            **condition,
+            dropout_keys=dropout_keys if train else None,
+        )
+        terms = losses.hybrid(self.process, output, x0, xt, eps, t, self.weighting, self.vlb_weight)
+        return terms, t, weight
+
+    def denoise_fn(
+        self,
+        params,
+        condition: dict,
+        guide: guidance.Guidance,
+        threshold: Callable[[jax.Array], jax.Array] | None,
+        cache_modulation: bool = False,
+    ) -> samplers.DenoiseFn:
+        """x_t, t -> Prediction under this condition: guided, its image thresholded."""
+        apply = lambda x, time, given: self.network.apply({"params": params}, x, time, **given)  # noqa: E731
+        null = self.null(condition)
+        if cache_modulation and self.network.conditioning == "spade":
+            null = jax.tree.map(lambda a: a[:1], null)  # the null condition is the same for all
+            modulate = lambda given: {  # noqa: E731
+                "modulation": self.network.apply({"params": params}, **given, method="modulation")
+            }
+            condition, null = modulate(condition), modulate(null) if guide.needs_null else None
+
+        def denoise(x, t, keys):
+            del keys
+            times = jnp.full((x.shape[0],), t)
+            network_time = self.network_time(times)
+            output = apply(x, network_time, condition)
+            if guide.needs_null:
+                output = jax.lax.cond(
+                    guide.active(t, self.process.num_steps),
+                    lambda: guide.combine(output, apply(x, network_time, null), self.image_channels),
+                    lambda: output,
+                )
+            prediction = gaussian.predict(self.process, output, x, times)
+            if threshold is None:
+                return prediction
+            return gaussian.with_x0(self.process, prediction, threshold(prediction.x0), x, times)
+
+        return denoise
+
+
+def to_unit(image):
+    """8-bit pixels -> [-1, 1]."""
+    return image.astype(jnp.float32) / 127.5 - 1
+
+
+def to_pixels(x):
+    """[-1, 1] -> 8-bit pixels, rounded."""
+    return jnp.round((jnp.clip(x, -1, 1) + 1) * 127.5).astype(jnp.uint8)
+
+
+def build_process(config: Experiment) -> gaussian.Gaussian:
+    c = config.process
+    make_schedule = choose(schedules.SCHEDULES, c.schedule, "config.process.schedule")
+    choose(gaussian.PARAMETERISATIONS, c.parameterisation, "config.process.parameterisation")
+    choose(gaussian.VARIANCES, c.variance, "config.process.variance")
+    return gaussian.Gaussian(make_schedule(c.steps), c.parameterisation, c.variance)
+
+
+def build(config: Experiment, num_classes: int, has_instances: bool) -> Method:
+    """The method that a configuration spells, for a data set with these classes."""
+    process = build_process(config)
+    edges = config.data.edges and has_instances
+    model = dict(vars(config.model))
+    choose(spade_unet.CONDITIONINGS, config.model.conditioning, "config.model.conditioning")
+    choose(layers.ATTENTIONS, config.model.attention_kind, "config.model.attention_kind")
+    choose(layers.LABEL_CONVS, config.model.label_conv, "config.model.label_conv")
+    dtypes = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
+    model["dtype"] = choose(dtypes, config.model.dtype, "config.model.dtype")
+    network = spade_unet.SpadeUNet(
+        num_classes=num_classes,
+        edge_channel=edges,
+        image_channels=3,
+        out_channels=3 * process.output_channels_per_channel,
+        **model,
+    )
+    choose(losses.WEIGHTINGS, config.loss.weighting, "config.loss.weighting")
+    network.check_size(*config.data.size)
+    return Method(
+        process=process,
+        network=network,
+        num_classes=num_classes,
+        edges=edges,
+        weighting=losses.Weighting(config.loss.weighting, config.loss.gamma),
+        vlb_weight=config.loss.vlb_weight,
+        condition_dropout=config.loss.condition_dropout,
+    )
+
+
+def build_time_sampler(config: Experiment, process: gaussian.Gaussian) -> losses.TimeSampler:
+    kinds = {
+        "uniform": lambda: losses.UniformTime(process.num_steps, process.schedule.continuous),
+        "loss_aware": lambda: losses.LossAwareTime.create(process.num_steps),
+    }
+    return choose(kinds, config.loss.time_sampling, "config.loss.time_sampling")()

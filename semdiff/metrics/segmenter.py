@@ -1,0 +1,79 @@
+"""A small segmenter: an encoder-decoder of three levels, trained on real pairs, to read generated images with."""
+
+from collections.abc import Callable, Iterable
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+
+class Segmenter(nn.Module):
+    """uint8 [B, H, W, 3] -> logits [B, H, W, K]. Any size; heights and widths are halved twice, rounding up."""
+
+    num_classes: int
+    width: int = 32
+
+    @nn.compact
+    def __call__(self, image):
+        def block(x, width):
+            for _ in range(2):
+                y = nn.Conv(width, (3, 3))(x)
+                y = nn.silu(nn.GroupNorm(num_groups=8)(y))
+                x = y if x.shape[-1] != width else x + y
+            return x
+
+        x = image.astype(jnp.float32) / 127.5 - 1
+        skips = []
+        for factor in (1, 2, 4):
+            x = block(x, factor * self.width)
+            skips.append(x)
+            if factor < 4:
+                x = nn.max_pool(x, (2, 2), (2, 2), padding="SAME")
+        for factor in (2, 1):
+            skip = skips[factor // 2]
+            x = jax.image.resize(x, (*skip.shape[:3], x.shape[-1]), "nearest")
+            x = block(jnp.concatenate([x, skip], -1), factor * self.width)
+        return nn.Conv(self.num_classes, (1, 1))(x)
+
+
+def train(
+    model: Segmenter,
+    batches: Iterable[dict],
+    steps: int,
+    seed: int,
+    ignore: int | None = None,
+    rate: float = 2e-3,
+    report: Callable[[int, float], None] | None = None,
+):
+    """Parameters after `steps` of AdamW on cross-entropy, one-cycle rate; `ignore` is left out of the loss."""
+    optimizer = optax.adamw(optax.cosine_onecycle_schedule(steps, rate), weight_decay=1e-4)
+
+    @jax.jit
+    def step(params, state, image, layout):
+        def loss_of(params):
+            logits = model.apply({"params": params}, image)
+            losses = optax.softmax_cross_entropy_with_integer_labels(logits, layout)
+            counted = jnp.ones(layout.shape) if ignore is None else layout != ignore
+            return (losses * counted).sum() / jnp.maximum(counted.sum(), 1)
+
+        loss, grads = jax.value_and_grad(loss_of)(params)
+        updates, state = optimizer.update(grads, state, params)
+        return optax.apply_updates(params, updates), state, loss
+
+    params = state = None
+    for i, batch in zip(range(steps), batches):
+        if params is None:
+            params = model.init(jax.random.key(seed), batch["image"][:1])["params"]
+            state = optimizer.init(params)
+        params, state, loss = step(params, state, batch["image"], batch["layout"])
+        if report and (i + 1) % 100 == 0:
+            report(i + 1, float(loss))
+    return params
+
+
+def build_reader(model: Segmenter, params) -> Callable[[np.ndarray], np.ndarray]:
+    """read(images uint8 [B, H, W, 3]) -> class ids [B, H, W]."""
+    read = jax.jit(lambda image: jnp.argmax(model.apply({"params": params}, image), -1))
+    return lambda images: np.asarray(read(images))

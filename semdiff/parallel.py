@@ -1,0 +1,137 @@
+"""Many devices: one training step, written for the whole batch, run under `jit` over a mesh or under `pmap`.
+
+A strategy places state and batches, compiles the step, and hands the state back for saving. The step is told how to reduce
+over devices by a `Collective`; under jit the arrays are global and there is nothing to do.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+
+from semdiff.config import ConfigError, Train, choose
+
+# A leaf smaller than this is not worth splitting.
+MIN_SPLIT_SIZE = 2**14
+
+
+@dataclass(frozen=True)
+class Collective:
+    """How a step sees the other devices: mean(tree) over all of them, gather(tree) of per-example arrays."""
+
+    mean: Callable = lambda tree: tree
+    gather: Callable = lambda tree: tree
+
+
+class Mesh:
+    """jit over a mesh (data, fsdp): the batch is split over both axes, large parameters over fsdp."""
+
+    def __init__(self, fsdp: int = 1):
+        count = jax.device_count()
+        if fsdp < 1 or count % fsdp:
+            raise ConfigError(f"config.train.fsdp is {fsdp}, which does not divide the {count} devices")
+        axes = (AxisType.Auto, AxisType.Auto)
+        self.mesh = jax.make_mesh((count // fsdp, fsdp), ("data", "fsdp"), axis_types=axes)
+        self.replicated = NamedSharding(self.mesh, PartitionSpec())
+        self.split = NamedSharding(self.mesh, PartitionSpec(("data", "fsdp")))
+
+    def __str__(self):
+        return f"jit over mesh {dict(self.mesh.shape)}"
+
+    def _sharding(self, leaf) -> NamedSharding:
+        fsdp = self.mesh.shape["fsdp"]
+        dims = [d for d, n in enumerate(leaf.shape) if n % fsdp == 0]
+        if fsdp == 1 or not dims or np.prod(leaf.shape) < MIN_SPLIT_SIZE:
+            return self.replicated
+        largest = max(dims, key=lambda d: leaf.shape[d])
+        return NamedSharding(self.mesh, PartitionSpec(*[None] * largest, "fsdp"))
+
+    def create_state(self, init: Callable, key):
+        """init(key), made where it will live."""
+        shardings = jax.tree.map(self._sharding, jax.eval_shape(init, key))
+        return jax.jit(init, out_shardings=shardings)(key)
+
+    def saved_form(self, state):
+        return state
+
+    def from_saved(self, state):
+        return state
+
+    def place_batch(self, batch: dict) -> dict:
+        return {k: jax.make_array_from_process_local_data(self.split, v) for k, v in batch.items()}
+
+    def compile(self, step: Callable, state, batch: dict, key):
+        """step(state, batch, key, collective) -> (state, metrics), ahead of time; also says what memory it takes."""
+        jitted = jax.jit(
+            lambda s, b, k: step(s, b, k, Collective()),
+            donate_argnums=0,
+            out_shardings=(jax.tree.map(lambda a: a.sharding, state), self.replicated),
+        )
+        compiled = jitted.lower(state, batch, key).compile()
+        return compiled, compiled.memory_analysis()
+
+    def metrics(self, metrics: dict) -> dict:
+        return metrics
+
+
+class Pmap:
+    """pmap: state copied to every device, one shard of the batch each. Kept for those who know it; same numbers."""
+
+    def __init__(self, fsdp: int = 1):
+        if fsdp != 1:
+            raise ConfigError(
+                f"config.train.fsdp is {fsdp}, but the pmap strategy cannot split parameters; use jit"
+            )
+        self.devices = jax.local_devices()
+
+    def __str__(self):
+        return f"pmap over {jax.device_count()} devices"
+
+    def create_state(self, init: Callable, key):
+        return self.from_saved(jax.jit(init)(key))
+
+    def saved_form(self, state):
+        return jax.tree.map(lambda a: a[0], state)
+
+    def from_saved(self, state):
+        copy = jax.pmap(lambda s, _: s, in_axes=(None, 0), devices=self.devices)
+        return copy(state, jnp.zeros(len(self.devices)))
+
+    def place_batch(self, batch: dict) -> dict:
+        n = len(self.devices)
+        return {k: v.reshape(n, len(v) // n, *v.shape[1:]) for k, v in batch.items()}
+
+    def compile(self, step: Callable, state, batch: dict, key):
+        del state, batch, key
+
+        def gather(tree):
+            return jax.tree.map(lambda a: jax.lax.all_gather(a, "batch", tiled=True), tree)
+
+        collective = Collective(lambda tree: jax.lax.pmean(tree, "batch"), gather)
+        mapped = jax.pmap(
+            lambda s, b, k: step(s, b, k, collective),
+            axis_name="batch",
+            in_axes=(0, 0, None),
+            donate_argnums=0,
+        )
+        return mapped, None
+
+    def metrics(self, metrics: dict) -> dict:
+        return {k: v[0] for k, v in metrics.items()}
+
+
+STRATEGIES = {"jit": Mesh, "pmap": Pmap}
+
+
+def build(config: Train) -> Mesh | Pmap:
+    strategy = choose(STRATEGIES, config.strategy, "config.train.strategy")(config.fsdp)
+    devices = jax.device_count()
+    if config.batch_size % (devices * config.accumulate):
+        raise ConfigError(
+            f"config.train.batch_size is {config.batch_size}; it must be a multiple of devices x accumulate = "
+            f"{devices} x {config.accumulate}"
+        )
+    return strategy

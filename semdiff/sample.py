@@ -1,0 +1,308 @@
+"""Sampling: one pure chain, and what people do with it: folders of layouts to images, grids, edits.
+
+An image is a function of (weights, settings, its layout, seed, copy number) alone: its key is made from the layout's
+contents, so neither the batch nor the number of devices nor the file's name changes it.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from semdiff import draw, inputs, logs
+from semdiff.config import ConfigError, Data, Experiment, Sample, as_dict, choose, fingerprint
+from semdiff.data import augment
+from semdiff.data.source import Info, Source
+from semdiff.diffusion import gaussian, guidance, samplers, schedules
+from semdiff.method import Method, to_pixels, to_unit
+
+
+@dataclass(frozen=True)
+class Task:
+    """One image to make: a padded condition, how to cut the result, and where it comes from."""
+
+    name: str
+    copy: int
+    layout: np.ndarray  # [H, W] int32, padded
+    edges: np.ndarray | None
+    size: tuple[int, int]  # before padding
+    key: jax.Array
+    known: np.ndarray | None = None  # editing: the image [H, W, 3] uint8, padded
+    free: np.ndarray | None = None  # editing: [H, W] bool, where to generate
+
+
+def build_generate(method: Method, c: Sample, progress: Callable | None = None) -> Callable:
+    """generate(params, condition, keys, known=None, free=None, resample=1) -> uint8 [B, H, W, 3]; compiled once a shape.
+
+    With `known` and `free` the pixels outside `free` are held at `known` through the chain.
+    """
+    choose(samplers.SAMPLERS, c.sampler, "config.sample.sampler")
+    sampler = samplers.DDIM(c.eta) if c.sampler == "ddim" else samplers.SAMPLERS[c.sampler]()
+    if c.eta and c.sampler != "ddim":
+        raise ConfigError(
+            f"config.sample.eta is {c.eta}, but only the ddim sampler has an eta, not {c.sampler}"
+        )
+    choose(("mean", "all"), c.guidance_channels, "config.sample.guidance_channels")
+    guide = guidance.Guidance(c.guidance, c.guidance_channels, c.guidance_interval)
+    quantile = c.quantile if c.threshold == "dynamic" else None
+    thresholds = {
+        "none": None,
+        "static": guidance.threshold,
+        "dynamic": lambda x: guidance.threshold(x, quantile),
+    }
+    threshold = choose(thresholds, c.threshold, "config.sample.threshold")
+    times = schedules.spaced_times(method.process.num_steps, c.steps, c.spacing)
+
+    def generate(params, condition, keys, known=None, free=None, resample=1):
+        shape = (*condition["layout"].shape, method.image_channels)
+        start = gaussian.sample_prior(method.process, jnp.zeros(shape), samplers.fold_in(keys, 0))
+        clamp = None
+        if known is not None:
+            known, free = to_unit(known), free[..., None]
+
+            def clamp(x, s, step_keys):
+                return jnp.where(free, x, gaussian.q_sample(method.process, known, s, step_keys))
+
+        x = samplers.chain(
+            method.denoise_fn(params, condition, guide, threshold, c.cache_modulation),
+            method.process,
+            sampler,
+            times,
+            start,
+            samplers.fold_in(keys, 1),
+            clamp=clamp,
+            resample=resample,
+            progress=progress,
+        )
+        return to_pixels(x)
+
+    return jax.jit(generate, static_argnames="resample")
+
+
+def image_key(seed: int, copy: int, *arrays: np.ndarray | None):
+    """A key from contents: equal layouts with equal seeds give equal images."""
+    digest = hashlib.sha256()
+    for array in arrays:
+        if array is not None:
+            digest.update(repr(array.shape).encode() + np.ascontiguousarray(array, np.int32).tobytes())
+    key = jax.random.fold_in(jax.random.key(seed), copy)
+    for word in np.frombuffer(digest.digest()[:8], np.uint32):
+        key = jax.random.fold_in(key, word)
+    return key
+
+
+def padded(array: np.ndarray | None, multiple: int) -> np.ndarray | None:
+    """Extended at the lower and right border by repetition, to multiples of what the network needs."""
+    if array is None:
+        return None
+    after = [(0, -n % multiple) for n in array.shape[:2]]
+    return np.pad(array, after + [(0, 0)] * (array.ndim - 2), mode="edge")
+
+
+def tasks_of(method: Method, example: dict, c: Sample, size: tuple[int, int] | None = None) -> Iterator[Task]:
+    """The images to make of one layout."""
+    if size is not None:
+        layout_only = {k: example[k] for k in ("layout", "instance", "name") if k in example}
+        example = augment.squash(layout_only, size)
+    layout = np.asarray(example["layout"], np.int32)
+    edges = augment.edges(example["instance"]) if method.edges else None
+    multiple = method.network.size_multiple
+    for copy in range(c.per_layout):
+        yield Task(
+            name=example["name"],
+            copy=copy,
+            layout=padded(layout, multiple),
+            edges=padded(edges, multiple),
+            size=layout.shape,
+            key=image_key(c.seed, copy, layout, edges),
+        )
+
+
+def batched(tasks: Iterable[Task], batch_size: int) -> Iterator[list[Task]]:
+    """Batches of equal shape, in order of completion; the rest at the end."""
+    waiting: dict[tuple, list[Task]] = {}
+    for task in tasks:
+        bucket = waiting.setdefault(task.layout.shape, [])
+        bucket.append(task)
+        if len(bucket) == batch_size:
+            yield waiting.pop(task.layout.shape)
+    yield from waiting.values()
+
+
+class Runner:
+    """Runs batches of tasks: over all local devices, each batch filled up to one compiled size."""
+
+    def __init__(
+        self, method: Method, params, c: Sample, resample: int = 1, progress: Callable | None = None
+    ):
+        self.generate = build_generate(method, c, progress)
+        self.params, self.batch_size, self.resample = params, c.batch_size, resample
+        devices = jax.local_devices()
+        self.sharding = None
+        if len(devices) > 1:
+            if c.batch_size % len(devices):
+                raise ConfigError(
+                    f"config.sample.batch_size is {c.batch_size}; with {len(devices)} devices it must be a multiple of them"
+                )
+            mesh = jax.sharding.Mesh(np.array(devices), ("data",))
+            self.sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("data"))
+            self.params = jax.device_put(
+                params, jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
+            )
+
+    def __call__(self, tasks: list[Task]) -> list[np.ndarray]:
+        """The images, cut to their sizes."""
+        filled = tasks + [tasks[-1]] * (self.batch_size - len(tasks))
+        stack = lambda name: self._place([getattr(t, name) for t in filled])  # noqa: E731
+        condition = {"layout": stack("layout"), "edges": stack("edges")}
+        keys = self._put(jnp.stack([t.key for t in filled]))
+        images = self.generate(
+            self.params, condition, keys, stack("known"), stack("free"), resample=self.resample
+        )
+        return [image[: t.size[0], : t.size[1]] for t, image in zip(tasks, np.asarray(images))]
+
+    def _place(self, arrays: list):
+        return None if arrays[0] is None else self._put(np.stack(arrays))
+
+    def _put(self, array):
+        return jax.device_put(array, self.sharding) if self.sharding else array
+
+
+def grid(
+    method: Method, params, source: Source, c: Sample, data: Data, rows: int, copies: int = 3
+) -> np.ndarray:
+    """A picture: layout | real | generated x 3, for the first layouts of a source."""
+    c = replace(c, per_layout=copies, batch_size=min(c.batch_size, rows * copies))
+    examples = [augment.squash(source[i], data.size) for i in range(min(rows, len(source)))]
+    tasks = [task for example in examples for task in tasks_of(method, example, c)]
+    run = Runner(method, params, c)
+    images = {
+        (t.name, t.copy): image
+        for batch in batched(tasks, c.batch_size)
+        for t, image in zip(batch, run(batch))
+    }
+    picture = [
+        [
+            draw.colourise(e["layout"], source.info.palette),
+            e["image"],
+            *(images[e["name"], i] for i in range(copies)),
+        ]
+        for e in examples
+    ]
+    return draw.grid(
+        picture, headers=["layout", "real", *["generated"] * copies], scale=max(1, 128 // data.size[1])
+    )
+
+
+class Output:
+    """A folder of results: images/, labels/, dataset.json and manifest.jsonl; what the manifest lists is done."""
+
+    def __init__(self, folder: Path, settings: dict, info: Info):
+        self.folder, self.settings = Path(folder), settings
+        (self.folder / "images").mkdir(parents=True, exist_ok=True)
+        self.manifest = self.folder / "manifest.jsonl"
+        self.done = self._read()
+        classes = [{"id": i, "name": c.name, "color": list(c.color)} for i, c in enumerate(info.classes)]
+        about = {"name": f"generated from {info.name}", "num_classes": info.num_classes, "classes": classes}
+        if info.void_id is not None:
+            about |= {"void_id": info.void_id}
+        (self.folder / "dataset.json").write_text(json.dumps(about, indent=1))
+
+    def _read(self) -> set[str]:
+        done = set()
+        for line in self.manifest.read_text().splitlines() if self.manifest.exists() else ():
+            try:
+                entry = json.loads(line)
+            except json.JSONDecodeError:  # the torn last line of a killed run: its image is made again
+                continue
+            if entry["settings"] != self.settings:
+                raise ConfigError(
+                    f"{self.manifest} was written with other settings ({entry['settings']}; now {self.settings}). "
+                    "Choose another config.sample.output, or remove that folder."
+                )
+            if (self.folder / entry["image"]).exists():
+                done.add(entry["image"])
+        return done
+
+    @staticmethod
+    def name_of(task: Task) -> str:
+        return f"images/{task.name}_{task.copy}.png"
+
+    def write(self, task: Task, image: np.ndarray, layout_file: str):
+        name = self.name_of(task)
+        layout = task.layout[: task.size[0], : task.size[1]]
+        draw.save_png(self.folder / name.replace("images/", "labels/", 1), layout.astype(label_dtype(layout)))
+        draw.save_png(self.folder / name, image)
+        entry = {"image": name, "layout": layout_file, "copy": task.copy, "settings": self.settings}
+        with self.manifest.open("a") as file:
+            file.write(json.dumps(entry) + "\n")
+
+
+def label_dtype(layout: np.ndarray):
+    return np.uint8 if layout.max() < 256 else np.uint16
+
+
+def settings_of(config: Experiment, weights: str) -> dict:
+    """What the manifest records of a run: all that an image depends on beside its layout."""
+    c = config.sample
+    return {
+        "seed": c.seed,
+        "sampler": c.sampler,
+        "steps": c.steps,
+        "guidance": c.guidance,
+        "checkpoint": weights,
+        "config": fingerprint(
+            {
+                "model": as_dict(config.model),
+                "process": as_dict(config.process),
+                "sample": {k: v for k, v in as_dict(c).items() if k not in NOT_IN_IMAGE},
+            }
+        ),
+    }
+
+
+# Keys of `Sample` that choose which images are made and where, not what they look like.
+NOT_IN_IMAGE = ("batch_size", "per_layout", "layouts", "limit", "output", "cache_modulation", "weights")
+
+
+def sample(config: Experiment, method: Method, params, weights: str, info: Info, folder: Path) -> Path:
+    """Layouts (a folder's, else the evaluation split's) -> images, N per layout."""
+    c = config.sample
+    if c.layouts:
+        source = inputs.layouts_source(c.layouts, info, c.size, method.edges)
+        size = c.size if any(c.size) else None
+    else:
+        source, size = inputs.evaluation_source(config.data, config.seed), config.data.size
+    output = Output(folder, settings_of(config, weights), info)
+    count = min(c.limit or len(source), len(source))
+    mine = range(jax.process_index(), count, jax.process_count())
+    tasks = (
+        t for i in mine for t in tasks_of(method, source[i], c, size) if Output.name_of(t) not in output.done
+    )
+    total = len(mine) * c.per_layout
+    run_tasks(
+        Runner(method, params, c),
+        tasks,
+        total,
+        output,
+        lambda t: f"{c.layouts or config.data.eval_split}/{t.name}",
+    )
+    logs.say(f"{total} images in {output.folder}")
+    return output.folder
+
+
+def run_tasks(
+    run: Runner, tasks: Iterable[Task], total: int, output: Output, layout_file: Callable[[Task], str]
+):
+    done = len(output.done)
+    progress = logs.Progress(total, done, unit="image")
+    for batch in batched(tasks, run.batch_size):
+        for task, image in zip(batch, run(batch)):
+            output.write(task, image, layout_file(task))
+        done += len(batch)
+        progress.report(done)

@@ -1,0 +1,365 @@
+"""Training: the state, one pure step, one visible loop."""
+
+import collections
+import contextlib
+import signal
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import struct
+from jax.experimental import multihost_utils
+
+from semdiff import checkpoint, inputs, logs, method, parallel, sample
+from semdiff.config import Experiment, Optimizer, choose
+from semdiff.convert import weights
+from semdiff.data import pipeline
+from semdiff.parallel import Collective
+
+
+class TrainingError(ValueError):
+    """A run that cannot go on, in words."""
+
+
+@struct.dataclass
+class TrainState:
+    """All that a run is, but for its configuration. `step` is also the position in the data."""
+
+    step: jax.Array
+    params: Any
+    ema: Any
+    opt_state: Any
+    time_sampler: Any
+    bad_steps: jax.Array  # non-finite steps skipped so far
+    bad_in_row: jax.Array
+
+
+def learning_rate(config: Optimizer, steps: int) -> optax.Schedule:
+    """Warm-up from 0, then constant or a decay that ends with the run."""
+    rest = max(steps - config.warmup, 1)
+    decays = {
+        "constant": lambda: optax.constant_schedule(config.learning_rate),
+        "linear": lambda: optax.linear_schedule(config.learning_rate, config.final_rate, rest),
+        "cosine": lambda: optax.cosine_decay_schedule(
+            config.learning_rate, rest, config.final_rate / config.learning_rate
+        ),
+    }
+    decay = choose(decays, config.decay, "config.optimizer.decay")()
+    if not config.warmup:
+        return decay
+    warmup = optax.linear_schedule(0.0, config.learning_rate, config.warmup)
+    return optax.join_schedules([warmup, decay], [config.warmup])
+
+
+def build_optimizer(config: Optimizer, steps: int) -> optax.GradientTransformation:
+    clip = optax.clip_by_global_norm(config.clip_norm) if config.clip_norm else optax.identity()
+    adamw = optax.adamw(
+        learning_rate(config, steps),
+        b1=config.beta1,
+        b2=config.beta2,
+        eps=config.epsilon,
+        weight_decay=config.weight_decay,
+    )
+    return optax.chain(clip, adamw)
+
+
+@dataclass(frozen=True)
+class Trainer:
+    """The pure functions of a run."""
+
+    method: method.Method
+    optimizer: optax.GradientTransformation
+    rate: optax.Schedule
+    config: Experiment
+
+    def init(self, key) -> TrainState:
+        params = self.method.init(key, self.config.data.size)
+        zero = jnp.zeros((), jnp.int32)
+        return TrainState(
+            step=zero,
+            params=params,
+            ema=jax.tree.map(jnp.copy, params),
+            opt_state=self.optimizer.init(params),
+            time_sampler=method.build_time_sampler(self.config, self.method.process),
+            bad_steps=zero,
+            bad_in_row=jnp.copy(zero),
+        )
+
+    def step(self, state: TrainState, batch: dict, key, collective: Collective):
+        """(state, batch, key) -> (state, metrics). An example's randomness is a function of (key, step, its slot)."""
+        keys = example_keys(jax.random.fold_in(key, state.step), batch["slot"])
+
+        def loss_of(params, part):
+            batch, keys = part
+            terms, t, weight = self.method.loss(params, batch, keys, state.time_sampler)
+            return (weight * terms["loss"]).mean(), (
+                {k: v.mean() for k, v in terms.items()},
+                t,
+                terms["loss"],
+            )
+
+        grads, (terms, t, losses) = self._accumulated(loss_of, state.params, (batch, keys))
+        grads, terms = collective.mean((grads, terms))
+        t, losses, slot = collective.gather((t, losses, _micro(batch["slot"], self._parts).reshape(-1)))
+
+        rate = self.rate(state.step - state.bad_steps)  # the optimiser counts good steps alone
+        updates, opt_state = self.optimizer.update(grads, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        grad_norm = optax.global_norm(grads)
+        good = jnp.isfinite(grad_norm) & jnp.isfinite(terms["loss"])
+        order = jnp.argsort(slot)
+        new = (
+            params,
+            self._averaged(state.ema, params, state.step),
+            opt_state,
+            state.time_sampler.update(t[order], losses[order]),
+        )
+        old = (state.params, state.ema, state.opt_state, state.time_sampler)
+        params, ema, opt_state, time_sampler = jax.tree.map(lambda n, o: jnp.where(good, n, o), new, old)
+        state = TrainState(
+            step=state.step + 1,
+            params=params,
+            ema=ema,
+            opt_state=opt_state,
+            time_sampler=time_sampler,
+            bad_steps=state.bad_steps + ~good,
+            bad_in_row=jnp.where(good, 0, state.bad_in_row + 1),
+        )
+        metrics = {
+            **terms,
+            "grad_norm": grad_norm,
+            "learning_rate": rate,
+        }
+        return state, {**metrics, "bad_steps": state.bad_steps, "bad_in_row": state.bad_in_row}
+
+    @property
+    def _parts(self) -> int:
+        return self.config.train.accumulate
+
+    def _accumulated(self, loss_of: Callable, params, whole):
+        """Gradient and outputs over micro-batches, one after the other; gradients and terms are means, the rest joined."""
+        grad = jax.grad(loss_of, has_aux=True)
+        if self._parts == 1:
+            return grad(params, whole)
+
+        def add(total, part):
+            grads, (terms, t, losses) = grad(params, part)
+            return jax.tree.map(jnp.add, total, (grads, terms)), (t, losses)
+
+        parts = jax.tree.map(lambda a: _micro(a, self._parts), whole)
+        shapes = jax.eval_shape(lambda p: grad(params, jax.tree.map(lambda a: a[0], p)), parts)
+        zeros = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), (shapes[0], shapes[1][0]))
+        total, (t, losses) = jax.lax.scan(add, zeros, parts)
+        grads, terms = jax.tree.map(lambda a: a / self._parts, total)
+        return grads, (terms, t.reshape(-1), losses.reshape(-1))
+
+    def _averaged(self, ema, params, step):
+        c = self.config.optimizer
+        decay = jnp.minimum(c.ema, (1 + step) / (10 + step)) if c.ema_warmup else c.ema
+        return jax.tree.map(lambda e, p: e + (1 - decay) * (p - e), ema, params)
+
+    def validate(self, params, batch: dict, key) -> dict:
+        """Loss terms on a batch, without dropping anything."""
+        uniform = method.losses.UniformTime(
+            self.method.process.num_steps, self.method.process.schedule.continuous
+        )
+        keys = example_keys(key, batch["slot"])
+        terms, _, _ = self.method.loss(params, batch, keys, uniform, train=False)
+        return {k: (v * batch["valid"]).sum() / batch["valid"].sum() for k, v in terms.items()}
+
+
+def example_keys(key, slots):
+    return jax.vmap(lambda slot: jax.random.fold_in(key, slot))(slots)
+
+
+def _micro(array, parts: int):
+    """[B, ...] -> [parts, B / parts, ...], taking every parts-th example, so that none leaves its device."""
+    return jnp.moveaxis(array.reshape(-1, parts, *array.shape[1:]), 1, 0)
+
+
+def build_trainer(config: Experiment, info) -> Trainer:
+    spelled = method.build(config, info.num_classes, info.has_instances)
+    optimizer = build_optimizer(config.optimizer, config.train.steps)
+    return Trainer(spelled, optimizer, learning_rate(config.optimizer, config.train.steps), config)
+
+
+def train(config: Experiment, workdir: Path, config_name: str = "") -> TrainState:
+    """Train to config.train.steps, resuming from the newest checkpoint of workdir."""
+    c, main = config.train, jax.process_index() == 0
+    workdir = checkpoint.prepare_workdir(workdir)
+    source = inputs.training_source(config.data, config.seed)
+    trainer = build_trainer(config, source.info)
+    strategy = parallel.build(c)
+    key = jax.random.key(config.seed)
+    logs.say(logs.opening_lines(strategy, config_name, workdir, inputs.describe(source, config.data)), main)
+
+    # ---- state: fresh, or the newest checkpoint
+    about = checkpoint.describe(config, inputs.identity(source.info, trainer.method.edges))
+    checkpoints = checkpoint.Checkpoints(workdir, c.keep, c.save_every)
+    state = strategy.create_state(trainer.init, jax.random.fold_in(key, 0))
+    start = checkpoints.latest() or 0
+    if start:
+        saved = checkpoints.restore(start, strategy.saved_form(state), about)
+        state = strategy.from_saved(saved)
+        logs.say(f"resumed at step {start} of {workdir}", main)
+    elif c.init:
+        state = strategy.from_saved(with_weights(strategy.saved_form(state), c.init))
+    if main:
+        checkpoint.write_json(workdir / "config.json", about)
+        params = strategy.saved_form(state).params
+        logs.say(logs.parameter_table(params))
+        (workdir / "parameters.txt").write_text(logs.parameter_file(params) + "\n")
+
+    # ---- data, from the step's position on; the step, compiled
+    batches = pipeline.train_iterator(
+        source,
+        **inputs.training_options(config),
+        start_step=start,
+        host=jax.process_index(),
+        hosts=jax.process_count(),
+    )
+    with contextlib.closing(batches), stop_signal() as stopped:
+        writer = logs.Writer(workdir, start, active=main)
+        if start >= c.steps:
+            logs.say(f"nothing to do: step {start} of {c.steps} was reached before", main)
+            return strategy.saved_form(state)
+        batch = strategy.place_batch(next(batches))
+        train_key = jax.random.fold_in(key, 1)
+        began = time.monotonic()
+        train_step, memory = strategy.compile(trainer.step, state, batch, train_key)
+        logs.say(f"compiled in {time.monotonic() - began:.1f} s; {memory_line(state, memory)}", main)
+        evaluator = Evaluator(trainer, config, source.info, writer)
+        window = collections.deque()
+        progress = logs.Progress(c.steps, start, active=main)
+
+        # ---- the loop: step, log, evaluate, save, next batch
+        for step in range(start + 1, c.steps + 1):
+            state, metrics = train_step(state, batch, train_key)
+            window.append(strategy.metrics(metrics))
+            last = step == c.steps or stopped(step)
+            if step % c.log_every == 0 or last:
+                mean = averaged(window)
+                writer.scalars(step, {**mean, "steps_per_second": progress.rate})
+                progress.report(step, f"loss {mean['loss']:.4f}")
+                check_finite(mean, c.max_bad_steps, step)
+                checkpoints.check()
+            if step % c.eval_every == 0 or step == c.steps:
+                progress.pause(evaluator.run(step, strategy.saved_form(state).ema))
+            if step % c.save_every == 0 or last:
+                checkpoints.save(step, strategy.saved_form(state), about, force=last)
+            if last:
+                break
+            batch = strategy.place_batch(next(batches))
+
+        checkpoints.wait()
+        checkpoints.close()
+        writer.close()
+        if step < c.steps:
+            logs.say(f"stopped by signal at step {step}, saved; the same command resumes here", main)
+            sys.exit(0)
+    logs.say(f"done: {workdir} holds checkpoints, metrics.jsonl, tensorboard/ and pictures/", main)
+    return strategy.saved_form(state)
+
+
+class Evaluator:
+    """What is looked at during training: the loss on held-out data and a grid of samples, both at fixed seeds."""
+
+    def __init__(self, trainer: Trainer, config: Experiment, info, writer: logs.Writer):
+        self.trainer, self.config, self.info, self.writer = trainer, config, info, writer
+        self.source = inputs.evaluation_source(config.data, config.seed)
+        inputs.check_same_classes(info, self.source.info)
+        self.validate = jax.jit(trainer.validate)
+
+    def run(self, step: int, ema) -> float:
+        """Returns the seconds it took."""
+        began = time.monotonic()
+        c = self.config.train
+        if c.eval_batches:
+            values = [self.validate(ema, batch, jax.random.key(i)) for i, batch in enumerate(self._batches())]
+            self.writer.scalars(step, {f"eval/{k}": v for k, v in averaged(values).items()})
+        if c.grid:
+            picture = sample.grid(
+                self.trainer.method, ema, self.source, self.config.sample, self.config.data, c.grid
+            )
+            path = self.writer.picture(step, "grid", picture)
+            logs.say(f"samples: {path}", path is not None)
+        return time.monotonic() - began
+
+    def _batches(self):
+        limit = self.config.train.eval_batches * self.config.sample.batch_size
+        for batch in pipeline.eval_batches(
+            self.source, batch_size=self.config.sample.batch_size, size=self.config.data.size, limit=limit
+        ):
+            arrays = {k: batch[k] for k in ("image", "layout", "edges", "valid") if k in batch}
+            yield {**arrays, "slot": np.asarray(batch["index"], np.int32)}
+
+
+def averaged(window) -> dict[str, float]:
+    """Means over a window of metrics, which is emptied; counters keep their last value."""
+    rows = jax.device_get(list(window))
+    if isinstance(window, collections.deque):
+        window.clear()
+    counters = ("bad_steps", "bad_in_row", "learning_rate")
+    return {
+        k: float(rows[-1][k]) if k in counters else float(np.mean([row[k] for row in rows], dtype=np.float64))
+        for k in rows[0]
+    }
+
+
+def check_finite(metrics: dict, limit: int, step: int):
+    if metrics["bad_in_row"] >= limit:
+        raise TrainingError(
+            f"the last {int(metrics['bad_in_row'])} steps up to step {step} gave a non-finite loss or gradient; none of "
+            "them changed the weights. Lower config.optimizer.learning_rate, set config.optimizer.clip_norm=1.0, or use "
+            "config.model.dtype=float32, and start again: the run resumes from the last checkpoint."
+        )
+
+
+def with_weights(state: TrainState, path: str) -> TrainState:
+    """The state with params and EMA from a weights file."""
+    params, _ = weights.load_weights(path)
+    weights.check_tree(params, state.params, path)
+    placed = jax.tree.map(
+        lambda new, old: jax.device_put(jnp.asarray(new, old.dtype), old.sharding), params, state.params
+    )
+    return state.replace(params=placed, ema=jax.tree.map(jnp.copy, placed))
+
+
+def memory_line(state, memory) -> str:
+    line = f"state {logs.megabytes(checkpoint.tree_bytes(state))}"
+    if memory is None:
+        return line
+    return f"{line}, a step's own memory {logs.megabytes(memory.temp_size_in_bytes)} per device"
+
+
+@contextlib.contextmanager
+def stop_signal():
+    """A function of the step that says whether SIGTERM or SIGINT asked the run to save and end; a second one kills."""
+    asked = False
+
+    def handle(number, frame):
+        nonlocal asked
+        asked = True
+        signal.signal(number, signal.SIG_DFL)
+
+    def stopped(step: int) -> bool:
+        if jax.process_count() > 1:  # all hosts must stop at the same step
+            return multihost_utils.reached_preemption_sync_point(step)
+        return asked
+
+    previous = {}
+    with contextlib.suppress(ValueError):  # only the main thread may handle signals
+        numbers = (signal.SIGINT,) if jax.process_count() > 1 else (signal.SIGTERM, signal.SIGINT)
+        previous = {n: signal.signal(n, handle) for n in numbers}
+    try:
+        yield stopped
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)

@@ -1,0 +1,465 @@
+import json
+import pickle
+import struct
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from semdiff.data import make_source
+from semdiff.data.folder import Folder, Layouts
+from semdiff.data.images import (
+    DataError,
+    LabelFormat,
+    read_image,
+    read_instances,
+    read_layout,
+    read_mask,
+)
+from semdiff.data.source import ClassInfo, Info
+
+REAL = Path(__file__).parents[2].parent / "shared" / "data"
+COLOURS = [(0, 0, 0), (255, 0, 0), (10, 20, 30)]
+
+
+def write(path, array, **options):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.asarray(array)).save(path, **options)
+    return path
+
+
+def picture(height=6, width=8, seed=0):
+    return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+
+
+def make_tree(root, splits=("train",), classes=3, count=3, description=None, size=(6, 8)):
+    rng = np.random.default_rng(0)
+    for split in splits:
+        for i in range(count):
+            write(root / "images" / split / f"s{i}.png", picture(*size, seed=i))
+            layout = rng.integers(0, classes, size, dtype=np.uint8)
+            layout[0, 0] = classes - 1
+            write(root / "labels" / split / f"s{i}.png", layout)
+    if description is not None:
+        (root / "dataset.json").write_text(json.dumps(description))
+    return root
+
+
+def described(**more):
+    classes = [{"id": i, "name": f"n{i}", "color": list(c)} for i, c in enumerate(COLOURS)]
+    return {"num_classes": 3, "void_id": None, "classes": classes, **more}
+
+
+# --- images -------------------------------------------------------------------------------------
+
+
+def test_rgb_png_is_exact(tmp_path):
+    original = picture()
+    assert np.array_equal(read_image(write(tmp_path / "a.png", original)), original)
+
+
+def test_grey_16_bit_and_one_bit_images_become_rgb(tmp_path):
+    grey = np.array([[0, 100, 255]], np.uint8)
+    assert read_image(write(tmp_path / "g.png", grey))[0].tolist() == [[0] * 3, [100] * 3, [255] * 3]
+    deep = np.array([[0, 257 * 100, 65535]], np.uint16)
+    assert read_image(write(tmp_path / "d.png", deep))[0, :, 0].tolist() == [0, 100, 255]
+    bits = np.array([[True, False]])
+    assert read_image(write(tmp_path / "b.png", bits))[0, :, 1].tolist() == [255, 0]
+
+
+def test_transparent_pixels_lie_over_white(tmp_path):
+    rgba = np.array([[[10, 20, 30, 255], [10, 20, 30, 0]]], np.uint8)
+    image = read_image(write(tmp_path / "t.png", rgba))
+    assert image.tolist() == [[[10, 20, 30], [255, 255, 255]]]
+
+
+def test_cmyk_jpeg_is_read_as_rgb(tmp_path):
+    Image.new("CMYK", (16, 16), (0, 255, 255, 0)).save(tmp_path / "c.jpg", quality=95)
+    red, green, blue = read_image(tmp_path / "c.jpg")[8, 8].tolist()
+    assert red > 240
+    assert max(green, blue) < 40
+
+
+def test_camera_orientation_is_applied(tmp_path):
+    image = Image.fromarray(picture(4, 8))
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned by a quarter, clockwise
+    image.save(tmp_path / "e.png", exif=exif)
+    assert np.array_equal(read_image(tmp_path / "e.png"), np.rot90(picture(4, 8), -1))
+
+
+def test_a_truncated_image_is_named(tmp_path):
+    path = write(tmp_path / "cut.png", picture(64, 64))
+    path.write_bytes(path.read_bytes()[:2000])
+    with pytest.raises(DataError, match=r"cut\.png: cannot be decoded as an image.*2000 bytes.*again"):
+        read_image(path)
+    path.write_bytes(b"no image at all")
+    with pytest.raises(DataError, match=r"cut\.png: cannot be decoded as a label map.*15 bytes"):
+        read_layout(path, LabelFormat((0, 1)))
+    with pytest.raises(DataError, match=r"gone\.png: no such file\. Expected an instance map"):
+        read_instances(tmp_path / "gone.png")
+
+
+def test_a_picture_larger_than_pillow_trusts_is_named(tmp_path):
+    path = write(tmp_path / "bomb.png", picture())
+    data = bytearray(path.read_bytes())
+    data[16:24] = struct.pack(">II", 60000, 60000)
+    path.write_bytes(data)
+    with pytest.raises(DataError, match=r"bomb\.png: cannot be decoded"):
+        read_image(path)
+
+
+# --- label maps ---------------------------------------------------------------------------------
+
+
+def test_labels_of_8_and_16_bits_and_palette_indices(tmp_path):
+    labels = LabelFormat(tuple(range(400)))
+    deep = np.array([[0, 399, 256]], np.uint16)
+    found = read_layout(write(tmp_path / "deep.png", deep), labels)
+    assert found.dtype == np.uint16
+    assert found.tolist() == [[0, 399, 256]]
+    indexed = Image.fromarray(np.array([[2, 0, 1]], np.uint8), "L").convert("L")
+    indexed.putpalette([9, 9, 9, 8, 8, 8, 7, 7, 7])
+    indexed.save(tmp_path / "p.png")
+    assert Image.open(tmp_path / "p.png").mode == "P"
+    found = read_layout(tmp_path / "p.png", LabelFormat((0, 1, 2)))
+    assert found.dtype == np.uint8
+    assert found.tolist() == [[2, 0, 1]]
+    assert read_layout(write(tmp_path / "b.png", np.array([[True, False]])), labels).tolist() == [[1, 0]]
+
+
+def test_colour_coded_labels(tmp_path):
+    labels = LabelFormat((0, 1, 2), tuple(COLOURS))
+    ids = np.array([[0, 1, 2], [2, 2, 0]])
+    path = write(tmp_path / "c.png", np.array(COLOURS, np.uint8)[ids])
+    assert np.array_equal(read_layout(path, labels), ids)
+    with pytest.raises(DataError, match=r"c\.png: .*colour-coded \(RGB\) but no colours are known.*color"):
+        read_layout(path, LabelFormat((0, 1, 2)))
+    with pytest.raises(DataError, match=r"classes \[0, 2\] share the colour \(0, 0, 0\)"):
+        read_layout(path, LabelFormat((0, 1, 2), ((0, 0, 0), (1, 1, 1), (0, 0, 0))))
+
+
+def test_an_unknown_colour_is_named_and_counted(tmp_path):
+    pixels = np.zeros((4, 4, 3), np.uint8)
+    pixels[0, :3] = (1, 2, 3)
+    pixels[1, 0] = (254, 0, 0)
+    path = write(tmp_path / "c.png", pixels)
+    expected = r"c\.png: colours that no class has: \(1, 2, 3\) \(3 pixels\), \(254, 0, 0\) \(1 pixel\)\. .*3 colours"
+    with pytest.raises(DataError, match=expected):
+        read_layout(path, LabelFormat((0, 1, 2), tuple(COLOURS)))
+
+
+def test_instances_keep_their_bits(tmp_path):
+    deep = np.array([[0, 26001, 26002, 65535]], np.uint16)
+    assert read_instances(write(tmp_path / "i.png", deep)).tolist() == deep.tolist()
+    packed = np.array([[[1, 2, 3], [255, 255, 255]]], np.uint8)
+    found = read_instances(write(tmp_path / "p.png", packed))
+    assert found.dtype == np.int32
+    assert found.tolist() == [[1 + 512 + 3 * 65536, 2**24 - 1]]
+    small = np.array([[0, 7]], np.uint8)
+    assert read_instances(write(tmp_path / "s.png", small)).tolist() == [[0, 7]]
+    Image.new("LA", (2, 2)).save(tmp_path / "la.png")
+    with pytest.raises(DataError, match=r"la\.png: the instance map is stored in the pixel mode 'LA'"):
+        read_instances(tmp_path / "la.png")
+
+
+def test_part_masks_of_any_mode(tmp_path):
+    rgb = np.zeros((2, 2, 3), np.uint8)
+    rgb[0, 1] = 255
+    for mode in ("RGB", "L", "1"):
+        Image.fromarray(rgb).convert(mode).save(tmp_path / "m.png")
+        assert read_mask(tmp_path / "m.png").tolist() == [[False, True], [False, False]]
+
+
+# --- folders ------------------------------------------------------------------------------------
+
+
+def test_folder_with_everything(tmp_path):
+    root = make_tree(tmp_path, ("train", "val"), description=described(name="toy", flip_pairs=[["n1", 2]]))
+    ids = np.arange(48, dtype=np.uint16).reshape(6, 8) * 1000
+    for i in range(3):
+        write(root / "instances" / "train" / f"s{i}.png", ids)
+    (root / "captions").mkdir()
+    lines = [{"image": s, "caption": f"about {s}"} for s in ("s0", "s1.png", "s2")]
+    (root / "captions" / "train.jsonl").write_text("\n".join(map(json.dumps, lines)) + "\n")
+    source = Folder(root, "train")
+    assert source.info == Info(
+        "toy",
+        tuple(ClassInfo(f"n{i}", c) for i, c in enumerate(COLOURS)),
+        has_instances=True,
+        has_captions=True,
+        flip_pairs=((1, 2),),
+    )
+    assert [e["name"] for e in source] == ["s0", "s1", "s2"]
+    example = pickle.loads(pickle.dumps(source))[1]
+    assert np.array_equal(example["image"], picture(seed=1))
+    assert example["layout"].dtype == np.uint8
+    assert np.array_equal(example["instance"], ids)
+    assert example["caption"] == "about s1.png"
+    held_out = Folder(root, "val")
+    assert not held_out.info.has_instances
+    assert not held_out.info.has_captions
+    assert held_out[0].keys() == {"name", "image", "layout"}
+    with pytest.raises(IndexError):
+        source[3]
+
+
+def test_void_counts_as_one_more_class_and_raw_ids_are_mapped(tmp_path):
+    written = described(num_classes=2, void_id=2, ignore_id_map={"255": 2, "7": 0})
+    root = make_tree(tmp_path, description=written)
+    write(root / "labels" / "train" / "s0.png", np.full((6, 8), 255, np.uint8))
+    write(root / "labels" / "train" / "s1.png", np.full((6, 8), 7, np.uint8))
+    write(root / "labels" / "train" / "s2.png", np.full((6, 8), 9, np.uint8))
+    source = Folder(root, "train")
+    assert source.info.num_classes == 3
+    assert source.info.void_id == 2
+    assert (source[0]["layout"] == 2).all()
+    assert (source[1]["layout"] == 0).all()
+    expected = r"s2\.png: label ids that belong to no class: 9 \(48 pixels\)\. Expected 0\.\.2 or 7 or 255 \(3 classes\)"
+    with pytest.raises(DataError, match=expected):
+        source[2]
+
+
+def test_void_without_an_entry_gets_one(tmp_path):
+    written = {"num_classes": 2, "void_id": 2, "classes": [{"name": "a"}, {"name": "b"}]}
+    source = Folder(make_tree(tmp_path, description=written), "train")
+    assert source.info.names == ("a", "b", "void")
+
+
+def test_labels_beyond_the_classes_are_named_and_counted(tmp_path):
+    root = make_tree(tmp_path, classes=3)
+    layout = np.zeros((6, 8), np.uint8)
+    layout[0, :3] = 255
+    layout[1, 0] = 2
+    write(root / "labels" / "train" / "s1.png", layout)
+    source = Folder(root, "train", num_classes=2)
+    expected = (
+        r"s1\.png: .* 2 \(1 pixel\), 255 \(3 pixels\)\. Expected 0\.\.1 \(2 classes\)\. .*ignore_id_map.*255"
+    )
+    with pytest.raises(DataError, match=expected):
+        source[1]
+
+
+@pytest.mark.parametrize("name", ["train", "all"])
+def test_plain_folders_without_splits(tmp_path, name):
+    for i in range(2):
+        write(tmp_path / "images" / f"s{i}.JPG", picture(seed=i), format="JPEG")
+        write(tmp_path / "labels" / f"s{i}.png", np.full((6, 8), 3 + i, np.uint8))
+        write(tmp_path / "instances" / f"s{i}.png", np.full((6, 8), 300, np.uint16))
+    (tmp_path / "images" / ".DS_Store").write_text("")
+    source = Folder(tmp_path, name)
+    assert source.info.num_classes == 5
+    assert len(set(map(tuple, source.info.palette.tolist()))) == 5
+    assert source[1]["layout"].max() == 4
+    assert source[1]["instance"].max() == 300
+    assert Folder(tmp_path, name, num_classes=9, void_id=8).info.names[8] == "void"
+    with pytest.raises(
+        DataError, match=r"no split 'val'; the images lie in this folder itself.*\"train\" or \"all\""
+    ):
+        Folder(tmp_path, "val")
+
+
+def test_classes_are_counted_over_all_splits(tmp_path):
+    root = make_tree(tmp_path, ("train", "val"), classes=3)
+    write(root / "labels" / "val" / "s1.png", np.full((6, 8), 300, np.uint16))
+    assert Folder(root, "train").info.num_classes == 301
+    write(root / "labels" / "val" / "s1.png", np.full((6, 8), 255, np.uint8))
+    with pytest.raises(
+        DataError, match=r'hold 255 beside ids below 3.*"ignore_id_map": \{"255": 3\}.*num_classes=256'
+    ):
+        Folder(root, "train")
+
+
+def test_missing_folders_and_splits(tmp_path):
+    with pytest.raises(
+        DataError, match=r"nowhere: no such folder\. Expected:\n.*ROOT/images/SPLIT/STEM\.png"
+    ):
+        Folder(tmp_path / "nowhere", "train")
+    root = make_tree(tmp_path, ("train", "val"))
+    with pytest.raises(DataError, match=r"test: no such split\. Splits that exist: train \(3 images\), val"):
+        Folder(root, "test")
+    for path in (root / "images" / "val").iterdir():
+        path.unlink()
+        (root / "labels" / "val" / path.name).unlink()
+    with pytest.raises(DataError, match=r"'val' has no images.*train \(3 images\), val \(0 images\)"):
+        Folder(root, "val")
+
+
+def test_lonely_files_are_listed(tmp_path):
+    root = make_tree(tmp_path, count=9)
+    for i in range(7):
+        (root / "labels" / "train" / f"s{i}.png").unlink()
+    (root / "images" / "train" / "s8.png").unlink()
+    expected = (
+        r"7 images without a label map \(s0, s1, s2, s3, s4, \.\.\.\);"
+        r" 1 label maps without an image \(s8\)\. Expected one of each.*remove"
+    )
+    with pytest.raises(DataError, match=expected):
+        Folder(root, "train")
+
+
+def test_instances_must_be_there_for_all(tmp_path):
+    root = make_tree(tmp_path)
+    write(root / "instances" / "train" / "s0.png", np.zeros((6, 8), np.uint16))
+    with pytest.raises(DataError, match=r"2 label maps without an instance map \(s1, s2\)"):
+        Folder(root, "train")
+
+
+def test_two_files_of_one_stem(tmp_path):
+    root = make_tree(tmp_path)
+    write(root / "images" / "train" / "s1.jpg", picture())
+    with pytest.raises(DataError, match=r"s1\.png: a second file with the stem 's1'"):
+        Folder(root, "train")
+
+
+def test_sizes_that_differ(tmp_path):
+    root = make_tree(tmp_path)
+    ids = np.arange(12, dtype=np.uint8).reshape(3, 4) % 3
+    write(root / "labels" / "train" / "s0.png", ids)
+    expected = r's0: sizes differ.*image 8x6 \(.*s0\.png\), layout 4x3 \(.*\)\. .*mismatch="resize_label"'
+    with pytest.raises(DataError, match=expected):
+        Folder(root, "train")[0]
+    resized = Folder(root, "train", mismatch="resize_label")[0]
+    assert np.array_equal(resized["layout"], ids.repeat(2, 0).repeat(2, 1))
+    assert np.array_equal(resized["image"], picture())
+    reduced = Folder(root, "train", mismatch="resize_image")[0]
+    assert np.array_equal(reduced["layout"], ids)
+    blocks = picture().reshape(3, 2, 4, 2, 3).mean((1, 3))
+    assert np.abs(reduced["image"] - blocks).max() <= 1  # rounded twice
+    with pytest.raises(DataError, match=r"mismatch is 'crop'\. Expected one of error, resize_label"):
+        Folder(root, "train", mismatch="crop")
+
+
+def test_a_picture_on_its_side_is_never_resampled(tmp_path):
+    root = make_tree(tmp_path)
+    write(root / "labels" / "train" / "s0.png", np.zeros((8, 6), np.uint8))
+    with pytest.raises(DataError, match="turned on its side"):
+        Folder(root, "train", mismatch="resize_label")[0]
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("{", r"line 2: '\{'.*Expected \{\"image\": STEM, \"caption\": TEXT\}"),
+        ('{"image": "s1"}', r"line 2: .*KeyError"),
+        ('{"image": "s0", "caption": "again"}', r"line 2: a second caption for 's0'"),
+        ("", r"2 images without a caption \(s1, s2\)"),
+    ],
+)
+def test_bad_captions(tmp_path, line, words):
+    root = make_tree(tmp_path)
+    (root / "captions").mkdir()
+    (root / "captions" / "train.jsonl").write_text('{"image": "s0", "caption": "c"}\n' + line)
+    with pytest.raises(DataError, match=r"train\.jsonl.*" + words):
+        Folder(root, "train")
+
+
+@pytest.mark.parametrize(
+    ("written", "words"),
+    [
+        ("{", r"not readable as JSON"),
+        ("[]", r"expected a JSON object"),
+        ({}, r'neither "classes" nor a positive "num_classes"'),
+        (described(num_classes=5), r'"num_classes" is 5 but "classes" has 3 entries\. Expected 5'),
+        (described(num_classes=5, void_id=5), r"Expected 6 \(the void class counts as one more\)"),
+        (described(void_id=255), r'"void_id" is 255\. Expected null or one of 0\.\.2.*ignore_id_map'),
+        (described(classes=[{"id": 1}, {"id": 2}]), r"are \[1, 2\]\. Expected 0\.\.1, each once"),
+        (described(classes=[{"color": [1, 2]}]), r'"color" of "classes"\[0\] is \[1, 2\]\. Expected three'),
+        (described(flip_pairs=[["n1", "eye"]]), r"\"flip_pairs\" is \[\['n1', 'eye'\]\]\. Expected pairs"),
+        (described(flip_pairs=[[0, 1], [1, 2]]), r"no class twice"),
+        (described(ignore_id_map={"255": 3}), r"\"ignore_id_map\" has '255': 3\. .* a class id 0\.\.2"),
+        (described(ignore_id_map={"-1": 0}), r"\"ignore_id_map\" has '-1': 0"),
+        (described(ignore_id_map=255), r"\"ignore_id_map\" has 255"),
+        (described(void_id="2"), r"\"void_id\" is '2'\. Expected an integer or null"),
+    ],
+)
+def test_bad_descriptions(tmp_path, written, words):
+    root = make_tree(tmp_path)
+    (root / "dataset.json").write_text(written if isinstance(written, str) else json.dumps(written))
+    with pytest.raises(DataError, match=r"dataset\.json: .*" + words):
+        Folder(root, "train")
+
+
+def test_options_must_agree_with_the_description(tmp_path):
+    root = make_tree(tmp_path, description=described())
+    assert Folder(root, "train", num_classes=3).info.num_classes == 3
+    with pytest.raises(DataError, match=r"dataset\.json: num_classes is 3 here .* but 4 was asked"):
+        Folder(root, "train", num_classes=4)
+    with pytest.raises(DataError, match=r"void_id is None here .* but 1 was asked"):
+        Folder(root, "train", void_id=1)
+
+
+# --- layouts ------------------------------------------------------------------------------------
+
+
+def test_layouts_alone(tmp_path):
+    root = make_tree(tmp_path, description=described())
+    ids = np.full((6, 8), 70000 % 65536, np.uint16)
+    for i in range(3):
+        write(tmp_path / "inst" / f"s{i}.png", ids)
+    source = Layouts(root / "labels" / "train", instances=tmp_path / "inst")
+    assert source.info.names == ("n0", "n1", "n2")
+    assert source[2].keys() == {"name", "layout", "instance"}
+    assert np.array_equal(source[2]["layout"], Folder(root, "train")[2]["layout"])
+    # The same by the classes of a model that was trained elsewhere.
+    trained = Info("elsewhere", Folder(root, "train").info.classes[:2])
+    other = Layouts(root / "labels" / "train", info=trained)
+    with pytest.raises(DataError, match=r"belong to no class: 2 .* Expected 0\.\.1 \(2 classes\)"):
+        other[0]
+    with pytest.raises(DataError, match=r"no such folder"):
+        Layouts(tmp_path / "nowhere")
+    with pytest.raises(DataError, match=r"no label maps"):
+        Layouts(root / "labels")
+    with pytest.raises(DataError, match=r"either info or num_classes"):
+        Layouts(root / "labels" / "train", info=trained, num_classes=2)
+
+
+# --- by name ------------------------------------------------------------------------------------
+
+
+def test_make_source(tmp_path):
+    root = make_tree(tmp_path)
+    assert make_source("folder", root=root, split="train", num_classes=4).info.num_classes == 4
+    with pytest.raises(ValueError, match=r"no source 'nope'. Expected one of scenes, folder, ade20k"):
+        make_source("nope")
+    expected = r"'folder' cannot use length=3, seed=1 and needs split\. Its options are root, split"
+    with pytest.raises(ValueError, match=expected):
+        make_source("folder", root=root, length=3, seed=1)
+    with pytest.raises(ValueError, match=r"'scenes' cannot use root="):
+        make_source("scenes", root=root)
+    scenes = make_source("scenes", split="val", size=(16, 24), length=5, seed=3)
+    assert len(scenes) == 5
+    assert scenes[4]["image"].shape == (16, 24, 3)
+
+
+# --- real data ----------------------------------------------------------------------------------
+
+
+def real(name):
+    if not (REAL / name).is_dir():
+        pytest.skip(f"no {name} here")
+    return REAL / name
+
+
+def test_camvid():
+    source = Folder(real("camvid64"), "val")
+    assert (len(source), source.info.num_classes, source.info.void_id) == (101, 12, 11)
+    assert source.info.names[11] == "Unlabelled"
+    assert source[5]["image"].shape[:2] == source[5]["layout"].shape
+    assert Layouts(real("camvid64") / "labels" / "val").info.classes == source.info.classes
+
+
+def test_nuclei():
+    source = Folder(real("nuclei64"), "test")
+    assert source.info.has_instances
+    assert len(source) == 66
+    for example in (source[i] for i in range(0, 66, 11)):
+        assert ((example["instance"] > 0) == (example["layout"] == 1)).all()
+
+
+def test_clothes():
+    source = Folder(real("ccp64"), "val")
+    assert source.info.has_captions
+    assert (len(source), source.info.num_classes) == (100, 59)
+    assert source[0]["caption"].startswith("a street fashion photo")
