@@ -66,7 +66,7 @@ class Process:
 
 @dataclass(frozen=True)
 class Loss:
-    weighting: str = "uniform"  # uniform, min_snr or p2
+    weighting: str = "uniform"  # uniform (L_simple), min_snr, p2 or velocity
     gamma: float = 5.0  # of min_snr and p2
     vlb_weight: float = 1.0  # of the variational term of one step; 1 is 0.001 of its 1000-fold sum
     time_sampling: str = "uniform"  # uniform or loss_aware

@@ -62,7 +62,7 @@ def run(config: Experiment, workdir: Path, mode: str, name: str):
         folder = Path(config.edit.output or workdir / "edits" / weights)
         edit.edit(config, spelled, params, weights, info, folder)
     else:
-        evaluate.evaluate(config, spelled, params, info, workdir)
+        evaluate.evaluate(config, spelled, params, weights, info, workdir)
 
 
 def main(_):

@@ -105,12 +105,14 @@ def padded(array: np.ndarray | None, multiple: int) -> np.ndarray | None:
 
 
 def tasks_of(method: Method, example: dict, c: Sample, size: tuple[int, int] | None = None) -> Iterator[Task]:
-    """The images to make of one layout."""
+    """The images to make of one layout, an example with `instance` or, as batches have it, `edges`."""
     if size is not None:
         layout_only = {k: example[k] for k in ("layout", "instance", "name") if k in example}
         example = augment.squash(layout_only, size)
     layout = np.asarray(example["layout"], np.int32)
-    edges = augment.edges(example["instance"]) if method.edges else None
+    edges = None
+    if method.edges:
+        edges = example["edges"] if "edges" in example else augment.edges(example["instance"])
     multiple = method.network.size_multiple
     for copy in range(c.per_layout):
         yield Task(

@@ -20,15 +20,20 @@ MAX_RAW_ID = 65535  # label files are at most 16 bits deep
 
 
 def distinct_colours(count: int) -> tuple[Colour, ...]:
-    """`count` different colours, none black, always the same ones; neighbours differ most."""
+    """`count` different colours, none black, always the same ones; neighbours differ clearly."""
     golden = 0.6180339887498949
     found: dict[Colour, None] = {}
     i = 0
     while len(found) < count:
-        saturation = (0.95, 0.6, 0.78)[i % 3]
-        value = (0.95, 0.75, 0.55, 0.85)[i // 3 % 4]
-        r, g, b = colorsys.hsv_to_rgb(i * golden % 1.0, saturation, value)
-        found[(round(255 * r), round(255 * g), round(255 * b))] = None
+        if i < 1024:
+            saturation = (0.95, 0.6, 0.78)[i % 3]
+            value = (0.95, 0.75, 0.55, 0.85)[i // 3 % 4]
+            rgb = colorsys.hsv_to_rgb(i * golden % 1.0, saturation, value)
+            colour = tuple(round(255 * part) for part in rgb)
+        else:  # such hues run out: an odd factor visits every colour
+            packed = i * 10368889 % 2**24
+            colour = (packed >> 16, packed >> 8 & 255, packed & 255)
+        found[colour] = None
         i += 1
     return tuple(found)
 

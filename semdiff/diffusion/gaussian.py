@@ -5,6 +5,7 @@ All functions take times per example, `[B]`; `keys` holds one random key per exa
 own key alone.
 """
 
+import math
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
@@ -22,7 +23,7 @@ PerExample = Float[Array, "b"]
 
 PARAMETERISATIONS = ("eps", "x0", "v")
 VARIANCES = ("learned_range", "small", "large")
-LOG2 = 0.6931471805599453
+LOG2 = math.log(2)
 
 
 @jax.tree_util.register_dataclass
@@ -52,8 +53,9 @@ class Gaussian:
 
     def on_steps(self, times) -> "Gaussian":
         """The process seen by a chain that visits only `times` (descending, ending in 0)."""
-        lowest = tuple(int(t) for t in times[-2:-4:-1])
-        return replace(self, first_steps=lowest if len(lowest) == 2 else (lowest[0], self.num_steps))
+        if len(times) < 3:  # a single step has no next one to borrow from: keep the full chain's
+            return self
+        return replace(self, first_steps=(int(times[-2]), int(times[-3])))
 
 
 @jax.tree_util.register_dataclass
@@ -66,7 +68,7 @@ class Prediction:
     fraction: Image | None = None
 
 
-def bcast(per_example: PerExample) -> Float[Array, "b 1 1 1"]:
+def bcast(per_example: Shaped[Array, "b"]) -> Shaped[Array, "b 1 1 1"]:
     return per_example[:, None, None, None]
 
 
@@ -209,17 +211,28 @@ def normal_kl(mean1, log_variance1, mean2, log_variance2):
     return (difference + jnp.exp(-difference) - 1 + (mean1 - mean2) ** 2 * jnp.exp(-log_variance2)) / 2
 
 
+def _log_cdf(z):
+    """log Phi(z). Far left by its series: there the gradient of `log_ndtr` is lost to cancellation."""
+    far = jnp.minimum(z, -20.0)
+    series = (
+        jnp.log1p(-(far**-2) + 3 * far**-4 - 15 * far**-6)
+        - far**2 / 2
+        - jnp.log(-far * math.sqrt(2 * math.pi))
+    )
+    return jnp.where(z < -20, series, log_ndtr(jnp.maximum(z, -20.0)))
+
+
 def discretised_log_likelihood(x: Image, mean: Image, log_variance: Float[Array, "b ..."]) -> Image:
     """log of the normal's mass in the 8-bit bin around x in [-1, 1], the end bins open (DDPM Eq. 13), in nats."""
     half_bin, inverse_std = 1 / 255, jnp.exp(-log_variance / 2)
     low, high = (x - half_bin - mean) * inverse_std, (x + half_bin - mean) * inverse_std
-    # By symmetry move each bin to the left tail, where log_ndtr is exact.
+    # By symmetry move each bin to the left tail, where log Phi is exact.
     left, right = jnp.where(low > 0, -high, low), jnp.where(low > 0, -low, high)
-    log_right = log_ndtr(right)
-    gap = jnp.minimum(log_ndtr(left) - log_right, -1e-7)
-    inside = log_right + jnp.log(-jnp.expm1(gap))
-    end = 1 - half_bin
-    return jnp.where(x < -end, log_ndtr(high), jnp.where(x > end, log_ndtr(-low), inside))
+    lowest, highest = x < half_bin - 1, x > 1 - half_bin
+    right = jnp.where(lowest, high, jnp.where(highest, -low, right))
+    log_right = _log_cdf(right)
+    gap = jnp.minimum(_log_cdf(left) - log_right, -1e-7)
+    return jnp.where(lowest | highest, log_right, log_right + jnp.log(-jnp.expm1(gap)))
 
 
 def vlb_term(

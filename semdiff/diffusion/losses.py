@@ -10,7 +10,7 @@ from jaxtyping import Array, Float, Int, Shaped
 from semdiff.diffusion import gaussian, schedules
 from semdiff.diffusion.gaussian import Gaussian, Image, Keys, PerExample, Times
 
-WEIGHTINGS = ("uniform", "min_snr", "p2")
+WEIGHTINGS = ("uniform", "min_snr", "p2", "velocity")
 
 
 @dataclass(frozen=True)
@@ -18,9 +18,10 @@ class Weighting:
     """Weight of the squared error on eps at time t.
 
     uniform: 1 (L_simple). min_snr: min(SNR, gamma) / SNR (2303.09556). p2: (k + SNR)^-gamma (2204.00227; GCDP).
+    velocity: 1 + 1 / SNR, the plain squared error on v (2202.00512, App. D): large-scale colour is learned sooner.
     """
 
-    kind: Literal["uniform", "min_snr", "p2"] = "uniform"
+    kind: Literal["uniform", "min_snr", "p2", "velocity"] = "uniform"
     gamma: float = 5.0
     k: float = 1.0
 
@@ -31,6 +32,8 @@ class Weighting:
             weight = jnp.minimum(snr, self.gamma) / snr
         elif self.kind == "p2":
             weight = (self.k + snr) ** -self.gamma
+        elif self.kind == "velocity":
+            weight = 1 + 1 / snr
         else:
             weight = jnp.ones_like(snr)
         if process.parameterisation == "x0":
@@ -122,13 +125,17 @@ class LossAwareTime:
         return index + 1, 1 / (p.shape[0] * p[index])
 
     def update(self, t: Times, losses: Shaped[Array, "b"]) -> "LossAwareTime":
-        """Append each loss to its time's history, one after the other (two of a batch may share a t)."""
+        """Append each loss to its time's history, one after the other (two of a batch may share a t).
+
+        A loss whose square is not finite is left out.
+        """
 
         def append(carry, item):
             history, counts = carry
             index, loss = item
-            row = jnp.where(jnp.isfinite(loss), jnp.roll(history[index], -1).at[-1].set(loss), history[index])
-            count = jnp.minimum(counts[index] + jnp.isfinite(loss), history.shape[1])
+            usable = jnp.isfinite(loss**2)
+            row = jnp.where(usable, jnp.roll(history[index], -1).at[-1].set(loss), history[index])
+            count = jnp.minimum(counts[index] + usable, history.shape[1])
             return (
                 history.at[index].set(row),
                 counts.at[index].set(count.astype(counts.dtype)),

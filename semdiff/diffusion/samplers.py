@@ -80,6 +80,26 @@ def fold_in(keys: Keys, data) -> Keys:
     return jax.vmap(lambda key: jax.random.fold_in(key, data))(keys)
 
 
+def _at_time(keys: Keys, t: Shaped[Array, ""]) -> Keys:
+    """The keys of time t. Of a real time all bits count: `fold_in` would cut it to an integer."""
+    if jnp.issubdtype(t.dtype, jnp.floating):
+        t = jax.lax.bitcast_convert_type(t.astype(jnp.float32), jnp.uint32)
+    return fold_in(keys, t)
+
+
+def _check_times(times: np.ndarray, process: Gaussian) -> None:
+    ordered = times.ndim == 1 and len(times) > 1 and (np.diff(times) < 0).all()
+    if not (ordered and times[-1] >= 0 and times[0] <= process.num_steps):
+        raise ValueError(
+            f"sampling times must descend, from at most {process.num_steps} to no less than 0, got {times.tolist()}"
+        )
+    if not (process.schedule.continuous or np.issubdtype(times.dtype, np.integer)):
+        raise ValueError(
+            f"this schedule knows integer times only, got {times.dtype} {times.tolist()}: round them, "
+            "or use a schedule of log SNR"
+        )
+
+
 def chain(
     denoise_fn: DenoiseFn,
     process: Gaussian,
@@ -99,27 +119,26 @@ def chain(
     clamped part (RePaint, 2201.09865). progress(i) is called on the host as step i ends.
     """
     times = np.asarray(times)
-    if times.ndim != 1 or len(times) < 2 or (np.diff(times) >= 0).any():
-        raise ValueError(f"sampling times must descend, got {times.tolist()}")
+    _check_times(times, process)
     process = process.on_steps(times) if times[-1] == 0 and not process.schedule.continuous else process
     batch = x_start.shape[0]
 
     def one_step(carry, pair):
-        x, memory = carry
+        x, memory = carry  # every attempt at a step starts from the memory of the step before
         i, t, s = pair
         t_b, s_b = jnp.full((batch,), t), jnp.full((batch,), s)
 
         def attempt(repeat, inner):
-            x, memory = inner
-            step_keys = fold_in(fold_in(keys, t), repeat)
+            x, _ = inner
+            step_keys = fold_in(_at_time(keys, t), repeat)
             prediction = denoise_fn(x, t, fold_in(step_keys, 0))
-            x_s, memory = sampler.step(process, memory, x, prediction, s_b, t_b, fold_in(step_keys, 1))
+            x_s, new_memory = sampler.step(process, memory, x, prediction, s_b, t_b, fold_in(step_keys, 1))
             if clamp is not None:
                 x_s = clamp(x_s, s_b, fold_in(step_keys, 2))
             if resample > 1:
                 renoised = gaussian.q_step(process, x_s, s_b, t_b, fold_in(step_keys, 3))
                 x_s = jnp.where(repeat + 1 < resample, renoised, x_s)
-            return x_s, memory
+            return x_s, new_memory
 
         if resample > 1:
             x, memory = jax.lax.fori_loop(0, resample, attempt, (x, memory))

@@ -59,7 +59,13 @@ Schedule = Table | LogSNR
 
 def table_from_betas(betas: np.ndarray) -> Table:
     """abar_t = prod_{i<=t} (1 - beta_i), accumulated in float64 logarithms."""
-    log_abar = np.concatenate([[0.0], np.cumsum(np.log1p(-np.asarray(betas, np.float64)))])
+    betas = np.asarray(betas, np.float64)
+    if not ((betas > 0) & (betas < 1)).all():
+        raise ValueError(
+            f"the betas of a noise schedule must lie between 0 and 1, got {betas.min():g} to {betas.max():g} "
+            f"over {len(betas)} steps: take more steps, or smaller betas"
+        )
+    log_abar = np.concatenate([[0.0], np.cumsum(np.log1p(-betas))])
     return Table(jnp.asarray(log_abar, jnp.result_type(float)))
 
 
@@ -145,7 +151,8 @@ def transition(schedule: Schedule, s: Time, t: Time) -> tuple[Level, Level]:
 def spaced_times(num_steps: int, count: int, spacing: str = "even", start: int | None = None) -> np.ndarray:
     """`count` + 1 descending integer times from `start` (default T) to 0.
 
-    even:     ends at 1, then 0; the first step is always `start` (the released codes' respacing).
+    even:     ends at 1, then 0; the first step is always `start`. The released codes' respacing to the step: they
+              round i = t - 1, halves to even, of a running sum.
     stride:   a fixed stride, counted from 1 (DDIM's spacing): the top is below T.
     trailing: a fixed stride counted from the top.
     quadratic: dense near the data.
@@ -156,7 +163,8 @@ def spaced_times(num_steps: int, count: int, spacing: str = "even", start: int |
             f"cannot take {count} sampling steps from time {top} of {num_steps}: need 1 <= steps <= start <= T"
         )
     if spacing == "even":
-        times = np.round(np.linspace(top, 1, count)) if count > 1 else np.array([top])
+        strides = np.full(count - 1, (top - 1) / max(count - 1, 1))
+        times = 1 + np.round(np.cumsum([0.0, *strides]))[::-1] if count > 1 else np.array([top])
     elif spacing == "stride":
         times = 1 + (top // count) * np.arange(count)[::-1]
     elif spacing == "trailing":

@@ -41,12 +41,16 @@ def test_failed_write_keeps_the_old_file(tmp_path, monkeypatch):
     weights.save_weights(path, PARAMS)
     before = path.read_bytes()
 
+    beside = []
+
     def full(*_):
+        beside.extend(tmp_path.iterdir())
         raise OSError("no space left")
 
     monkeypatch.setattr(weights.os, "fsync", full)
     with pytest.raises(OSError, match="no space"):
         weights.save_weights(path, {"b": np.zeros(9)})
+    assert len(beside) == 2  # on the same file system, where replacing is atomic
     assert path.read_bytes() == before
     assert [p.name for p in tmp_path.iterdir()] == ["w.safetensors"]
 

@@ -1,6 +1,5 @@
 import json
 import pickle
-import struct
 from pathlib import Path
 
 import numpy as np
@@ -11,11 +10,6 @@ from semdiff.data import make_source
 from semdiff.data.folder import Folder, Layouts
 from semdiff.data.images import (
     DataError,
-    LabelFormat,
-    read_image,
-    read_instances,
-    read_layout,
-    read_mask,
 )
 from semdiff.data.source import ClassInfo, Info
 
@@ -49,127 +43,6 @@ def make_tree(root, splits=("train",), classes=3, count=3, description=None, siz
 def described(**more):
     classes = [{"id": i, "name": f"n{i}", "color": list(c)} for i, c in enumerate(COLOURS)]
     return {"num_classes": 3, "void_id": None, "classes": classes, **more}
-
-
-# --- images -------------------------------------------------------------------------------------
-
-
-def test_rgb_png_is_exact(tmp_path):
-    original = picture()
-    assert np.array_equal(read_image(write(tmp_path / "a.png", original)), original)
-
-
-def test_grey_16_bit_and_one_bit_images_become_rgb(tmp_path):
-    grey = np.array([[0, 100, 255]], np.uint8)
-    assert read_image(write(tmp_path / "g.png", grey))[0].tolist() == [[0] * 3, [100] * 3, [255] * 3]
-    deep = np.array([[0, 257 * 100, 65535]], np.uint16)
-    assert read_image(write(tmp_path / "d.png", deep))[0, :, 0].tolist() == [0, 100, 255]
-    bits = np.array([[True, False]])
-    assert read_image(write(tmp_path / "b.png", bits))[0, :, 1].tolist() == [255, 0]
-
-
-def test_transparent_pixels_lie_over_white(tmp_path):
-    rgba = np.array([[[10, 20, 30, 255], [10, 20, 30, 0]]], np.uint8)
-    image = read_image(write(tmp_path / "t.png", rgba))
-    assert image.tolist() == [[[10, 20, 30], [255, 255, 255]]]
-
-
-def test_cmyk_jpeg_is_read_as_rgb(tmp_path):
-    Image.new("CMYK", (16, 16), (0, 255, 255, 0)).save(tmp_path / "c.jpg", quality=95)
-    red, green, blue = read_image(tmp_path / "c.jpg")[8, 8].tolist()
-    assert red > 240
-    assert max(green, blue) < 40
-
-
-def test_camera_orientation_is_applied(tmp_path):
-    image = Image.fromarray(picture(4, 8))
-    exif = Image.Exif()
-    exif[0x0112] = 6  # to be turned by a quarter, clockwise
-    image.save(tmp_path / "e.png", exif=exif)
-    assert np.array_equal(read_image(tmp_path / "e.png"), np.rot90(picture(4, 8), -1))
-
-
-def test_a_truncated_image_is_named(tmp_path):
-    path = write(tmp_path / "cut.png", picture(64, 64))
-    path.write_bytes(path.read_bytes()[:2000])
-    with pytest.raises(DataError, match=r"cut\.png: cannot be decoded as an image.*2000 bytes.*again"):
-        read_image(path)
-    path.write_bytes(b"no image at all")
-    with pytest.raises(DataError, match=r"cut\.png: cannot be decoded as a label map.*15 bytes"):
-        read_layout(path, LabelFormat((0, 1)))
-    with pytest.raises(DataError, match=r"gone\.png: no such file\. Expected an instance map"):
-        read_instances(tmp_path / "gone.png")
-
-
-def test_a_picture_larger_than_pillow_trusts_is_named(tmp_path):
-    path = write(tmp_path / "bomb.png", picture())
-    data = bytearray(path.read_bytes())
-    data[16:24] = struct.pack(">II", 60000, 60000)
-    path.write_bytes(data)
-    with pytest.raises(DataError, match=r"bomb\.png: cannot be decoded"):
-        read_image(path)
-
-
-# --- label maps ---------------------------------------------------------------------------------
-
-
-def test_labels_of_8_and_16_bits_and_palette_indices(tmp_path):
-    labels = LabelFormat(tuple(range(400)))
-    deep = np.array([[0, 399, 256]], np.uint16)
-    found = read_layout(write(tmp_path / "deep.png", deep), labels)
-    assert found.dtype == np.uint16
-    assert found.tolist() == [[0, 399, 256]]
-    indexed = Image.fromarray(np.array([[2, 0, 1]], np.uint8), "L").convert("L")
-    indexed.putpalette([9, 9, 9, 8, 8, 8, 7, 7, 7])
-    indexed.save(tmp_path / "p.png")
-    assert Image.open(tmp_path / "p.png").mode == "P"
-    found = read_layout(tmp_path / "p.png", LabelFormat((0, 1, 2)))
-    assert found.dtype == np.uint8
-    assert found.tolist() == [[2, 0, 1]]
-    assert read_layout(write(tmp_path / "b.png", np.array([[True, False]])), labels).tolist() == [[1, 0]]
-
-
-def test_colour_coded_labels(tmp_path):
-    labels = LabelFormat((0, 1, 2), tuple(COLOURS))
-    ids = np.array([[0, 1, 2], [2, 2, 0]])
-    path = write(tmp_path / "c.png", np.array(COLOURS, np.uint8)[ids])
-    assert np.array_equal(read_layout(path, labels), ids)
-    with pytest.raises(DataError, match=r"c\.png: .*colour-coded \(RGB\) but no colours are known.*color"):
-        read_layout(path, LabelFormat((0, 1, 2)))
-    with pytest.raises(DataError, match=r"classes \[0, 2\] share the colour \(0, 0, 0\)"):
-        read_layout(path, LabelFormat((0, 1, 2), ((0, 0, 0), (1, 1, 1), (0, 0, 0))))
-
-
-def test_an_unknown_colour_is_named_and_counted(tmp_path):
-    pixels = np.zeros((4, 4, 3), np.uint8)
-    pixels[0, :3] = (1, 2, 3)
-    pixels[1, 0] = (254, 0, 0)
-    path = write(tmp_path / "c.png", pixels)
-    expected = r"c\.png: colours that no class has: \(1, 2, 3\) \(3 pixels\), \(254, 0, 0\) \(1 pixel\)\. .*3 colours"
-    with pytest.raises(DataError, match=expected):
-        read_layout(path, LabelFormat((0, 1, 2), tuple(COLOURS)))
-
-
-def test_instances_keep_their_bits(tmp_path):
-    deep = np.array([[0, 26001, 26002, 65535]], np.uint16)
-    assert read_instances(write(tmp_path / "i.png", deep)).tolist() == deep.tolist()
-    packed = np.array([[[1, 2, 3], [255, 255, 255]]], np.uint8)
-    found = read_instances(write(tmp_path / "p.png", packed))
-    assert found.dtype == np.int32
-    assert found.tolist() == [[1 + 512 + 3 * 65536, 2**24 - 1]]
-    small = np.array([[0, 7]], np.uint8)
-    assert read_instances(write(tmp_path / "s.png", small)).tolist() == [[0, 7]]
-    Image.new("LA", (2, 2)).save(tmp_path / "la.png")
-    with pytest.raises(DataError, match=r"la\.png: the instance map is stored in the pixel mode 'LA'"):
-        read_instances(tmp_path / "la.png")
-
-
-def test_part_masks_of_any_mode(tmp_path):
-    rgb = np.zeros((2, 2, 3), np.uint8)
-    rgb[0, 1] = 255
-    for mode in ("RGB", "L", "1"):
-        Image.fromarray(rgb).convert(mode).save(tmp_path / "m.png")
-        assert read_mask(tmp_path / "m.png").tolist() == [[False, True], [False, False]]
 
 
 # --- folders ------------------------------------------------------------------------------------

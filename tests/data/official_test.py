@@ -45,9 +45,11 @@ def test_colours():
     assert tuple(classes.CITYSCAPES.palette[23]) == (70, 130, 180)
     for info in (classes.ADE20K, classes.COCO_STUFF, classes.CELEBAMASK_HQ):
         assert len(set(map(tuple, info.palette.tolist()))) == info.num_classes
-    many = classes.distinct_colours(2000)
-    assert len(set(many)) == 2000
+    many = classes.distinct_colours(65536)
+    assert len(set(many)) == 65536
     assert (0, 0, 0) not in many
+    steps = np.abs(np.diff(np.array(many[:183]), axis=0)).max(1)
+    assert steps.min() > 60
     assert classes.distinct_colours(7) == many[:7]
 
 
