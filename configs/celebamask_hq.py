@@ -2,7 +2,8 @@
 
 Command:   python -m semdiff.main --config=configs/celebamask_hq.py:1 --config.data.root=ROOT --workdir=DIR
            then the same with celebamask_hq.py:2, which goes on from stage 1 in the same DIR
-Data:      the official archive, 19 classes, edges between them (docs/data.md)
+Data:      the official archive, 19 classes, edges between them (docs/data.md). Without the mapping
+           file of the archive: --config.data.eval_split=val
 Hardware:  published: 8 processes x batch 4. 653.1 M parameters: weights, average and optimiser take about
            10 GiB per device, or that over N with --config.train.fsdp=N. Not run here, so no time is known.
 Published: FID 18.8, mIoU 77.0, LPIPS .422 (diversity). Not reproduced here. The mIoU of

@@ -19,6 +19,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.model.resblock_updown = False
     config.model.attention = (4,)
     config.model.head_width = 32
+    config.model.groups = 8
     config.model.spade_hidden = 16
 
     config.process.schedule = "cosine"

@@ -3,10 +3,17 @@
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import jaxtyping
 import pytest
 from beartype import beartype
+
+# Most of the time here is compilation: compile plainly, and keep what was compiled for the other processes and the next run.
+os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_backend_optimization_level=0"
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(__file__).parents[1] / ".pytest_cache" / "xla"))
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.5")
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
 
 def check_types(function):
@@ -35,6 +42,17 @@ def strict_ranks():
 
     with jax.numpy_rank_promotion("raise"):
         yield
+
+
+@pytest.fixture
+def quick_compile():
+    """Small programs are compiled in half the time when nothing is done to make them fast."""
+    import jax
+
+    before = jax.config.read("jax_disable_most_optimizations")
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", before)
 
 
 @pytest.fixture(scope="session")

@@ -25,7 +25,7 @@ OPEN_TO = {
 # Room -> the libraries that it may use beside Python's own; a room that is not here is free.
 LIBRARIES = {
     "diffusion": {"jax", "numpy", "jaxtyping"},
-    "data": {"numpy", "PIL", "grain", "absl"},  # no jax: worker processes must start fast
+    "data": {"numpy", "PIL", "grain", "absl"},  # no jax: reading files starts fast without it
     "convert": {"numpy", "ml_dtypes", "safetensors"},
     "draw": {"numpy", "PIL"},
 }

@@ -6,7 +6,7 @@ from scipy.special import expit, log_expit
 
 from semdiff.diffusion import schedules
 
-pytestmark = pytest.mark.usefixtures("strict_ranks")
+pytestmark = pytest.mark.usefixtures("strict_ranks", "quick_compile")
 
 
 def abar_from(betas):

@@ -1,0 +1,67 @@
+# make demo   train on drawn scenes, evaluate, and say where the pictures and the table are
+# make test   style and tests, as CI runs them
+# make lint   style alone
+# make format rewrite the code in the house style
+# make bench  the benchmarks
+# make lock   choose newer versions: rewrites requirements/lock.txt
+# make clean  remove .venv and caches; runs/ stays
+#
+# The first of them makes .venv and installs the locked versions into it. Python: make demo PYTHON=python3.12
+
+PYTHON ?= python3
+LOCK_PYTHONS ?= python3.11 python3.12
+DEMO ?= runs/demo
+WORKERS ?= 2
+
+VENV := .venv
+BIN := $(VENV)/bin
+LOCKED := $(VENV)/.locked
+INSTALLED := $(VENV)/.installed
+PIP := $(BIN)/python -m pip --disable-pip-version-check -qq
+NEED := semdiff needs Python 3.11 or later; name one: make $(MAKECMDGOALS) PYTHON=/path/to/python3.11
+RUN := $(BIN)/python -m semdiff.main --config=configs/scenes.py --workdir=$(DEMO)
+
+.PHONY: help demo test lint format bench lock clean
+
+help:
+	@sed -n 's/^# \{0,1\}//p' Makefile
+
+demo: $(INSTALLED)
+	$(RUN)
+	$(RUN) --mode=evaluate
+
+test: lint
+	JAX_PLATFORMS=cpu $(BIN)/python -m pytest -n $(WORKERS)
+
+lint: $(INSTALLED)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+format: $(INSTALLED)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(INSTALLED)
+	$(BIN)/python benchmarks/run.py
+
+$(INSTALLED): $(LOCKED) setup.cfg pyproject.toml
+	@$(PIP) install --no-deps --editable .
+	@touch $@
+
+$(LOCKED): requirements/lock.txt
+	@command -v $(PYTHON) >/dev/null || { echo "error: there is no $(PYTHON) here. $(NEED)" >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "error: $(PYTHON) does not do: it is $$($(PYTHON) --version 2>&1). $(NEED)" >&2; exit 1; }
+	@$(PYTHON) -c 'import venv, ensurepip' || \
+		{ echo "error: $(PYTHON) cannot make virtual environments. On Debian: apt install python3-venv" >&2; exit 1; }
+	@echo "installing the locked versions into $(VENV) (once, about 800 MB)"
+	@$(PYTHON) -m venv $(VENV)
+	@$(PIP) install --requirement requirements/lock.txt
+	@touch $@
+
+lock:
+	$(PYTHON) requirements/lock.py $(LOCK_PYTHONS)
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

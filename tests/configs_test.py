@@ -1,0 +1,256 @@
+"""Every file of configs/: it loads, parses, makes the network it promises, and can take a step when shrunken."""
+
+import dataclasses
+import functools
+import importlib.util
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from semdiff import method, train
+from semdiff.config import ConfigError, Experiment, default, parse
+from semdiff.data import SOURCES, classes
+from semdiff.data.scenes import Scenes
+from semdiff.data.source import ClassInfo, Info
+from semdiff.parallel import Collective
+
+CONFIGS = Path(__file__).resolve().parent.parent / "configs"
+CAMVID = Info("CamVid", (ClassInfo("", (0, 0, 0)),) * 12)
+COCO_WITH_INSTANCES = dataclasses.replace(classes.COCO_STUFF, has_instances=True)
+
+# Config, as after --config=configs/ -> what its data set is like.
+INFOS = {
+    "scenes.py": Scenes.info,
+    "camvid.py": CAMVID,
+    "ade20k.py:1": classes.ADE20K,
+    "ade20k.py:2": classes.ADE20K,
+    "cityscapes.py:1": classes.CITYSCAPES,
+    "cityscapes.py:2": classes.CITYSCAPES,
+    "celebamask_hq.py:1": classes.CELEBAMASK_HQ,
+    "celebamask_hq.py:2": classes.CELEBAMASK_HQ,
+    "coco_stuff.py:1": COCO_WITH_INSTANCES,
+    "coco_stuff.py:2": COCO_WITH_INSTANCES,
+}
+OFFICIAL = [name for name in INFOS if ":" in name]
+# Parameters of the released code's networks at these settings, as that code itself counts them.
+PARAMETERS = {
+    "ade20k.py:1": 660_608_518,
+    "cityscapes.py:1": 653_926_918,
+    "celebamask_hq.py:1": 653_062_918,
+    "coco_stuff.py:1": 662_509_318,
+}
+
+
+@functools.cache
+def load(name: str):
+    """The module of a config, and the argument after the colon."""
+    path, _, argument = name.partition(":")
+    spec = importlib.util.spec_from_file_location(f"config_{path.removesuffix('.py')}", CONFIGS / path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module, [argument] if argument else []
+
+
+def read(name: str) -> Experiment:
+    module, arguments = load(name)
+    return parse(module.get_config(*arguments))
+
+
+def test_every_config_is_known_here():
+    assert {path.name for path in CONFIGS.glob("*.py")} == {name.partition(":")[0] for name in INFOS}
+
+
+@pytest.mark.parametrize("name", INFOS)
+def test_parses_and_builds(name):
+    config, info = read(name), INFOS[name]
+    assert config.data.source in SOURCES
+    built = method.build(config, info.num_classes, info.has_instances)
+    assert built.num_classes == built.network.num_classes == info.num_classes
+    assert built.edges == built.network.edge_channel == info.has_instances
+    assert built.condition_dropout == config.loss.condition_dropout
+    method.build_time_sampler(config, built.process)
+    train.build_optimizer(config.optimizer, config.train.steps)
+
+
+@pytest.mark.parametrize("name", INFOS)
+def test_docstring_says_how_to_run_it(name):
+    doc = load(name)[0].__doc__
+    command = "make demo" if name == "scenes.py" else name
+    assert command in doc.split("Command:")[1]
+
+
+def test_stage_one_is_the_default_and_others_are_refused():
+    module, _ = load("ade20k.py:1")
+    assert parse(module.get_config()) == read("ade20k.py:1")
+    with pytest.raises(ConfigError, match=r"configs/ade20k.py:STAGE is '3'; choose one of 1, 2"):
+        module.get_config("3")
+
+
+@pytest.mark.parametrize("name", OFFICIAL)
+def test_official_configs_are_the_published_ones(name):
+    config, stage = read(name), int(name[-1])
+    assert config.data.size == ((256, 512) if "cityscapes" in name else (256, 256))
+    assert config.data.source == name.partition(".")[0]
+    ade20k = read("ade20k.py:1")
+    assert (config.model, config.process) == (ade20k.model, ade20k.process)
+    assert config.train.batch_size == 32
+    assert config.optimizer.learning_rate == (2e-5 if stage == 2 or "celeba" in name else 1e-4)
+    assert (config.optimizer.ema, config.optimizer.ema_warmup) == (0.9999, False)
+    assert config.loss.condition_dropout == (0.2 if stage == 2 else 0.0)
+    # Without a null condition in training there is nothing to guide away from.
+    assert config.sample.guidance == (1.5 if stage == 2 else 1.0)
+    assert (config.sample.sampler, config.sample.steps) == ("ancestral", 1000)
+
+
+@pytest.mark.parametrize("name", [name for name in INFOS if not name.endswith(":2")])
+def test_real_size_fits_together(name):
+    """Shapes of the whole network at the real size, without computing it."""
+    config, info = read(name), INFOS[name]
+    built = method.build(config, info.num_classes, info.has_instances)
+    h, w = config.data.size
+    edges = jax.ShapeDtypeStruct((2, h, w), jnp.uint8) if built.edges else None
+    layout = jax.ShapeDtypeStruct((2, h, w), jnp.int32)
+    x, time = (jax.ShapeDtypeStruct(shape, jnp.float32) for shape in ((2, h, w, 3), (2,)))
+    output, variables = jax.eval_shape(
+        built.network.init_with_output, jax.random.key(0), x, time, layout, edges
+    )
+    assert (output.shape, output.dtype) == ((2, h, w, 6), jnp.float32)
+    parameters = jax.tree.leaves(variables["params"])
+    assert {a.dtype for a in parameters} == {jnp.dtype("float32")}
+    if name in PARAMETERS:
+        assert sum(a.size for a in parameters) == PARAMETERS[name]
+
+
+def shrunken(config: Experiment) -> Experiment:
+    """The same experiment with one level of a narrow network and 8 x 8 pixels.
+
+    What only changes numbers gets one value: configs that shrink to the same share a compilation.
+    """
+    default = Experiment()
+    narrow = {
+        "base": 8,
+        "multipliers": (1,),
+        "blocks": 1,
+        "attention": (),
+        "head_width": 8,
+        "spade_hidden": 8,
+    }
+    same = {"learning_rate": 1e-3, "warmup": 0, "ema": 0.9, "ema_warmup": False}
+    return Experiment(
+        data=dataclasses.replace(default.data, size=(8, 8), edges=config.data.edges),
+        model=dataclasses.replace(config.model, **narrow),
+        process=config.process,
+        loss=dataclasses.replace(config.loss, condition_dropout=0.2),
+        optimizer=dataclasses.replace(config.optimizer, **same),
+        train=dataclasses.replace(default.train, batch_size=4),
+    )
+
+
+def made_up_state(trainer: train.Trainer) -> train.TrainState:
+    """Small random weights, drawn by numpy: to compile the initialisation would take longer than the step."""
+    rng = np.random.default_rng(0)
+    fresh = jax.eval_shape(trainer.init, jax.random.key(0))
+    params = jax.tree.map(lambda a: jnp.asarray(0.1 * rng.standard_normal(a.shape), a.dtype), fresh.params)
+    zeros = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), fresh)
+    time_sampler = method.build_time_sampler(trainer.config, trainer.method.process)
+    return zeros.replace(params=params, ema=params, time_sampler=time_sampler)
+
+
+@functools.cache
+def one_step(config: Experiment):
+    """State before, state after and metrics of one step."""
+    info = Info("five classes", (ClassInfo("", (0, 0, 0)),) * 5, has_instances=True)
+    trainer = train.build_trainer(config, info)
+    rng = np.random.default_rng(0)
+    batch = {
+        "image": rng.integers(0, 256, (4, 8, 8, 3), dtype=np.uint8),
+        "layout": rng.integers(0, 5, (4, 8, 8)).astype(np.int32),
+        "edges": rng.integers(0, 2, (4, 8, 8), dtype=np.uint8),
+        "slot": np.arange(4, dtype=np.int32),
+    }
+    state = made_up_state(trainer)
+    step = jax.jit(
+        lambda state, batch, key: trainer.step(state, batch, key, Collective()),
+        compiler_options={"xla_backend_optimization_level": 0},  # it runs once
+    )
+    return state, *step(state, batch, jax.random.key(1))
+
+
+@pytest.mark.parametrize("name", INFOS)
+def test_takes_a_step(name):
+    before, after, metrics = one_step(shrunken(read(name)))
+    assert all(np.isfinite(value) for value in metrics.values()), metrics
+    assert (after.step, after.bad_steps) == (1, 0)
+    assert metrics["loss"] > metrics["mse"] > 0  # the variational term is there
+    for params in (after.params, after.ema):
+        pairs = zip(*map(jax.tree.leaves, (before.params, params)))
+        assert all((old != new).any() for old, new in pairs)
+
+
+def changed(key: str, value):
+    config = default()
+    config.unlock()
+    *path, last = key.split(".")
+    part = config
+    for name in path:
+        part = part[name]
+    with part.ignore_type():
+        part[last] = value
+    return config
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "words"),
+    [
+        (
+            "optimizer.learning_rat",
+            1.0,
+            r"unknown key config.optimizer.learning_rat; did you mean .*learning_rate",
+        ),
+        ("train.xyz", 1, r"unknown key config.train.xyz; known keys: steps, batch_size"),
+        ("train.steps", "many", r"config.train.steps is 'many', a str; expected a int"),
+        ("train.steps", 1.5, r"config.train.steps is 1.5, a float"),
+        ("data.flip", 1, r"config.data.flip is 1, a int; expected a bool"),
+        ("model.base", True, r"config.model.base is True, a bool"),
+        ("model.multipliers", (1, "2"), r"config.model.multipliers\[1\] is '2'"),
+    ],
+)
+def test_bad_keys_and_types_are_refused_in_words(key, value, words):
+    with pytest.raises(ConfigError, match=words):
+        parse(changed(key, value))
+
+
+def test_whole_numbers_pass_as_floats():
+    assert parse(changed("optimizer.clip_norm", 1)).optimizer.clip_norm == 1.0
+
+
+@pytest.mark.parametrize(
+    ("key", "words"),
+    [
+        ("process.schedule", "linear"),
+        ("process.parameterisation", "eps, v, x0"),
+        ("process.variance", "large, learned_range, small"),
+        ("model.conditioning", "concat, spade"),
+        ("model.attention_kind", "cosine, dot"),
+        ("model.label_conv", "auto, lookup, onehot"),
+        ("model.dtype", "bfloat16, float32"),
+        ("loss.weighting", "min_snr, p2, uniform"),
+    ],
+)
+def test_unknown_choices_are_refused_in_words(key, words):
+    with pytest.raises(ConfigError, match=rf"config.{key} is 'nonsense'; choose one of .*{words}"):
+        method.build(parse(changed(key, "nonsense")), 5, False)
+
+
+def test_other_unknown_choices_are_refused_in_words():
+    config = parse(changed("loss.time_sampling", "nonsense"))
+    with pytest.raises(
+        ConfigError, match=r"config.loss.time_sampling is 'nonsense'; choose one of loss_aware"
+    ):
+        method.build_time_sampler(config, method.build_process(config))
+    config = parse(changed("optimizer.decay", "nonsense"))
+    with pytest.raises(ConfigError, match=r"config.optimizer.decay is 'nonsense'; choose one of constant"):
+        train.build_optimizer(config.optimizer, 10)
