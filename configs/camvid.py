@@ -41,17 +41,17 @@ def get_config() -> ml_collections.ConfigDict:
     config.loss.weighting = "velocity"
     config.loss.condition_dropout = 0.1
 
-    config.optimizer.learning_rate = 5e-4
-    config.optimizer.warmup = 200
+    config.optimizer.learning_rate = 1e-3
+    config.optimizer.warmup = 100
     config.optimizer.decay = "cosine"
     config.optimizer.clip_norm = 1.0
-    config.optimizer.ema = 0.999
+    config.optimizer.ema = 0.995
 
-    config.train.steps = 2500
+    config.train.steps = 1200
     config.train.batch_size = 8
     config.train.log_every = 50
-    config.train.eval_every = 500
-    config.train.save_every = 500
+    config.train.eval_every = 300
+    config.train.save_every = 200
 
     config.sample.sampler = "dpmpp_2m"
     config.sample.steps = 25

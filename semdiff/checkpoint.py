@@ -94,10 +94,17 @@ class Checkpoints:
         return restored if isinstance(like, dict) else type(like)(**restored)
 
     def restore_weights(self, step: int, like, about: dict, name: str):
-        """Only `params` or `ema`, for sampling; `like` is a tree of arrays or shapes."""
+        """Only `params` or `ema`, for sampling; `like` is a tree of shapes."""
         self.compare(step, {"params": like}, about)
-        target = {name: jax.tree.map(_abstract, like)}
-        args = ocp.args.Composite(state=ocp.args.PyTreeRestore(target, partial_restore=True))
+        here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+        target = {name: jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=here), like)}
+        args = ocp.args.Composite(
+            state=ocp.args.PyTreeRestore(
+                target,
+                restore_args=ocp.checkpoint_utils.construct_restore_args(target),
+                partial_restore=True,
+            )
+        )
         with ocp.CheckpointManager(self.directory, item_names=("state", "about")) as manager:
             return manager.restore(step, args=args)["state"][name]
 
@@ -140,7 +147,7 @@ def _plain(state) -> dict:
 
 
 def _abstract(leaf):
-    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=getattr(leaf, "sharding", None))
+    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding)
 
 
 def _path(keys) -> str:

@@ -124,10 +124,11 @@ def legend(names: Sequence[str], palette: np.ndarray, width: int | None = None) 
 
 
 def save_png(path: str | os.PathLike, array: np.ndarray) -> None:
-    """Writes an image as PNG, whole or not at all; makes the folder if there is none."""
-    path = Path(path)
+    """Writes an image, or numbers [H,W] of 8 or 16 bits, as PNG, whole or not at all; makes the folder if there is none."""
+    path, array = Path(path), np.asarray(array)
     path.parent.mkdir(parents=True, exist_ok=True)
-    image = Image.fromarray(np.ascontiguousarray(_as_rgb(array)))
+    numbers = array.ndim == 2 and array.dtype in (np.uint8, np.uint16)
+    image = Image.fromarray(np.ascontiguousarray(array if numbers else _as_rgb(array)))
     unfinished = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
     try:
         with open(unfinished, "xb") as file:

@@ -1,6 +1,7 @@
 """python -m semdiff.main --config=configs/scenes.py --workdir=DIR [--mode=MODE] [--config.key=value]"""
 
 import sys
+import traceback
 from pathlib import Path
 
 import jax
@@ -9,9 +10,8 @@ from ml_collections import config_flags
 
 from semdiff import checkpoint, edit, evaluate, inputs, logs, method, sample, train
 from semdiff.checkpoint import CheckpointError
-from semdiff.config import ConfigError, Experiment, parse
+from semdiff.config import Experiment, parse
 from semdiff.convert import weights as weight_files
-from semdiff.data.images import DataError
 
 MODES = ("train", "sample", "edit", "evaluate")
 
@@ -65,6 +65,12 @@ def run(config: Experiment, workdir: Path, mode: str, name: str):
         evaluate.evaluate(config, spelled, params, weights, info, workdir)
 
 
+def raised_here(error: Exception) -> bool:
+    """Whether this package said it, in words meant for people; other errors keep their traceback."""
+    *_, (frame, _) = traceback.walk_tb(error.__traceback__)
+    return Path(frame.f_code.co_filename).is_relative_to(Path(__file__).parent)
+
+
 def main(_):
     if not flags.FLAGS["verbosity"].present:
         logging.set_verbosity(logging.WARNING)  # what the libraries say of themselves; --verbosity=0 shows it
@@ -73,7 +79,9 @@ def main(_):
     try:
         name = config_flags.get_config_filename(flags.FLAGS["config"])
         run(parse(CONFIG.value), Path(WORKDIR.value).expanduser(), MODE.value, name)
-    except (ConfigError, DataError, CheckpointError, train.TrainingError) as error:
+    except ValueError as error:
+        if not raised_here(error):
+            raise
         sys.exit(f"error: {error}")
 
 

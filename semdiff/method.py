@@ -121,7 +121,7 @@ class Method:
 
 def to_unit(image):
     """8-bit pixels -> [-1, 1]."""
-    return image.astype(jnp.float32) / 127.5 - 1
+    return jnp.asarray(image, jnp.float32) / 127.5 - 1
 
 
 def to_pixels(x):

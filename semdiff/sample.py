@@ -216,8 +216,11 @@ class Output:
         (self.folder / "dataset.json").write_text(json.dumps(about, indent=1))
 
     def _read(self) -> set[str]:
-        done = set()
-        for line in self.manifest.read_text().splitlines() if self.manifest.exists() else ():
+        """The images that are there, with their lines; other lines are taken out, so that each image has one."""
+        if not self.manifest.exists():
+            return set()
+        done, kept = set(), ""
+        for line in self.manifest.read_text().splitlines():
             try:
                 entry = json.loads(line)
             except json.JSONDecodeError:  # the torn last line of a killed run: its image is made again
@@ -229,6 +232,10 @@ class Output:
                 )
             if (self.folder / entry["image"]).exists():
                 done.add(entry["image"])
+                kept += line + "\n"
+        temporary = self.manifest.with_suffix(".tmp")
+        temporary.write_text(kept)
+        temporary.replace(self.manifest)
         return done
 
     @staticmethod

@@ -215,3 +215,10 @@ def test_accents_are_dropped_not_boxed(tmp_path):
     np.testing.assert_array_equal(
         draw.legend(["Fréchet"], PALETTE[:1]), draw.legend(["Frechet"], PALETTE[:1])
     )
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_numbers_are_written_as_numbers(tmp_path, dtype):
+    ids = np.arange(6, dtype=dtype).reshape(2, 3) * (40 if dtype == np.uint8 else 9000)
+    draw.save_png(tmp_path / "ids.png", ids)
+    np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / "ids.png")), ids)

@@ -1,0 +1,116 @@
+"""Checkpoints: exact, and plain about what does not fit or could not be written."""
+
+import copy
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from tiny import tiny_experiment
+
+from semdiff import checkpoint
+from semdiff.checkpoint import CheckpointError, Checkpoints
+from semdiff.train import TrainState
+
+
+def state_of(seed=0, width=3):
+    rng = np.random.default_rng(seed)
+    params = {"a": {"kernel": jnp.asarray(rng.normal(size=(2, width)), jnp.float32)}}
+    zero = jnp.zeros((), jnp.int32)
+    return TrainState(
+        step=zero + seed,
+        params=params,
+        ema=jax.tree.map(lambda a: 2 * a, params),
+        opt_state=(jax.tree.map(lambda a: 3 * a, params), zero + 4),
+        time_sampler=(),
+        bad_steps=zero + 5,
+        bad_in_row=zero + 6,
+    )
+
+
+def about_of(config=None, classes=("sky", "road")):
+    return checkpoint.describe(config or tiny_experiment(), {"classes": list(classes), "edges": False})
+
+
+def write(tmp_path, steps=(1, 2), keep=3):
+    checkpoints = Checkpoints(tmp_path, keep=keep, save_every=1)
+    for step in steps:
+        checkpoints.save(step, state_of(step), about_of())
+    checkpoints.wait()
+    return checkpoints
+
+
+def equal(a, b):
+    assert jax.tree.structure(a) == jax.tree.structure(b)
+    for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b)):
+        np.testing.assert_array_equal(x, y)
+
+
+def test_the_whole_state_comes_back_exactly(tmp_path):
+    write(tmp_path).close()
+    again = Checkpoints(tmp_path, save_every=1)
+    assert again.latest() == 2
+    equal(again.restore(2, state_of(9), about_of()), state_of(2))
+
+
+def test_only_the_newest_are_kept(tmp_path):
+    checkpoints = write(tmp_path, steps=(1, 2, 3, 4), keep=2)
+    assert checkpoints._manager.all_steps() == [3, 4]
+
+
+def test_weights_alone_for_sampling(tmp_path):
+    write(tmp_path).close()
+    like = jax.eval_shape(lambda: state_of().params)
+    reader = Checkpoints(tmp_path)
+    equal(reader.restore_weights(2, like, about_of(), "ema"), state_of(2).ema)
+    equal(reader.restore_weights(2, like, about_of(), "params"), state_of(2).params)
+
+
+def test_a_workdir_without_checkpoints_has_none(tmp_path):
+    assert Checkpoints(tmp_path).latest() is None
+    assert not (tmp_path / "checkpoints").exists()
+
+
+def test_another_configuration_is_named_key_by_key(tmp_path):
+    checkpoints = write(tmp_path)
+    other = about_of(classes=("sky", "sea"))
+    other["config"] = copy.deepcopy(other["config"])
+    other["config"]["model"]["base"] = 64
+    with pytest.raises(CheckpointError) as error:
+        checkpoints.restore(2, state_of(0, width=5), other)
+    text = str(error.value)
+    assert "config.model.base: 8 there, 64 here" in text
+    assert "data.classes" in text
+    assert "parameter a/kernel: (2, 3) there, (2, 5) here" in text
+    assert str(tmp_path) in text
+
+
+def test_a_changed_learning_rate_may_resume(tmp_path):
+    checkpoints = write(tmp_path)
+    other = about_of()
+    other["config"]["optimizer"]["learning_rate"] = 1.0
+    equal(checkpoints.restore(2, state_of(9), other), state_of(2))
+
+
+def test_a_failed_save_leaves_the_older_checkpoint_usable(tmp_path, monkeypatch):
+    checkpoints = write(tmp_path, steps=(1,))
+    import orbax.checkpoint as ocp
+
+    def failing(*args, **kwargs):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(ocp.CheckpointManager, "save", failing)
+    with pytest.raises(
+        CheckpointError, match=r"No space left on device[\s\S]*Complete checkpoints there: \[1\]"
+    ):
+        checkpoints.save(2, state_of(2), about_of())
+    monkeypatch.undo()
+    again = Checkpoints(tmp_path, save_every=1)
+    assert again.latest() == 1
+    equal(again.restore(1, state_of(9), about_of()), state_of(1))
+
+
+def test_an_unwritable_workdir_is_refused_in_words(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(CheckpointError, match=r"cannot write to the workdir .*file/run"):
+        checkpoint.prepare_workdir(tmp_path / "file" / "run")

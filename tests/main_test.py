@@ -1,0 +1,242 @@
+"""The program, from the outside: train, kill, resume, sample, edit, evaluate, and what it says of bad input."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+ROOT = Path(__file__).parents[1]
+CONFIG = """
+import sys
+sys.path.insert(0, {tests!r})
+from tiny import tiny_config
+
+def get_config():
+    return tiny_config()
+"""
+
+
+@pytest.fixture(scope="module")
+def config_file(tmp_path_factory):
+    path = tmp_path_factory.mktemp("config") / "tiny_config.py"
+    path.write_text(CONFIG.format(tests=str(ROOT / "tests")))
+    return path
+
+
+@pytest.fixture(scope="module")
+def start(config_file):
+    """start(workdir, *flags): the program as a process."""
+
+    def begin(workdir, *flags, **environment):
+        command = [
+            sys.executable,
+            "-m",
+            "semdiff.main",
+            f"--config={config_file}",
+            f"--workdir={workdir}",
+            *flags,
+        ]
+        return subprocess.Popen(
+            command,
+            cwd=ROOT,
+            env=os.environ | environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+
+    return begin
+
+
+@pytest.fixture(scope="module")
+def run(start):
+    def whole(workdir, *flags, code=0, **environment):
+        process = start(workdir, *flags, **environment)
+        output, _ = process.communicate(timeout=400)
+        assert process.returncode == code, output[-3000:]
+        return output
+
+    return whole
+
+
+@pytest.fixture(scope="module")
+def trained(run, tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("run")
+    output = run(workdir, "--config.train.eval_every=3")
+    return workdir, output
+
+
+def metrics(workdir):
+    lines = [json.loads(line) for line in (Path(workdir) / "metrics.jsonl").read_text().splitlines()]
+    return {line["step"]: line for line in lines if "loss" in line}
+
+
+def losses(workdir):
+    return {step: (line["loss"], line["grad_norm"]) for step, line in metrics(workdir).items()}
+
+
+def test_a_run_says_what_it_is_and_leaves_what_it_promises(trained):
+    workdir, output = trained
+    for fact in (
+        "devices: 1 x cpu",
+        "mesh:    jit over mesh",
+        "scenes, train: 32 images, 16 classes",
+        "parameters:",
+    ):
+        assert fact in output
+    assert "step 6/6 (100%)" in output
+    assert "a step's own memory" in output
+    assert sorted(metrics(workdir)) == [1, 2, 3, 4, 5, 6]
+    assert (workdir / "pictures" / "grid_00000003.png").exists()
+    assert list((workdir / "tensorboard").iterdir())
+    about = json.loads((workdir / "config.json").read_text())
+    assert about["config"]["train"]["steps"] == 6
+    assert "sky" in about["data"]["classes"]
+    assert "decoder_0/res/conv1/kernel" in (workdir / "parameters.txt").read_text()
+
+
+def wait_for_step(process, step):
+    for line in process.stdout:
+        if line.startswith(f"step {step}/"):
+            return
+    raise AssertionError("the run ended before")
+
+
+def wait_for_checkpoint(workdir, step):
+    for _ in range(600):
+        if (Path(workdir) / "checkpoints" / str(step)).exists():
+            return
+        time.sleep(0.05)
+    raise AssertionError("no checkpoint")
+
+
+def test_a_killed_run_resumes_bit_for_bit(trained, start, run, tmp_path):
+    whole, _ = trained
+    process = start(tmp_path, "--config.train.steps=6", "--config.train.eval_every=3")
+    wait_for_step(process, 3)
+    wait_for_checkpoint(tmp_path, 2)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    output = run(
+        tmp_path, "--config.train.eval_every=3", "--config.data.workers=1"
+    )  # another way to read the data
+    assert "resumed at step" in output
+    assert losses(tmp_path) == losses(whole)
+
+
+def test_sigterm_saves_and_ends_cleanly_and_the_rest_is_the_same(trained, start, run, tmp_path):
+    whole, _ = trained
+    process = start(tmp_path, "--config.train.save_every=100", "--config.train.eval_every=3")
+    wait_for_step(process, 1)
+    process.send_signal(signal.SIGTERM)
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode == 0
+    if "stopped by signal" in output:  # it may have been faster
+        assert "the same command resumes here" in output
+    run(tmp_path, "--config.train.eval_every=3")
+    assert losses(tmp_path) == losses(whole)
+
+
+def test_a_finished_run_has_nothing_to_do(trained, run):
+    workdir, _ = trained
+    assert "nothing to do: step 6 of 6" in run(workdir)
+
+
+def test_sampling_editing_and_evaluating_a_trained_run(trained, run, tmp_path):
+    workdir, _ = trained
+    output = run(
+        workdir, "--mode=sample", "--config.sample.limit=3", f"--config.sample.output={tmp_path / 'samples'}"
+    )
+    assert "3 images in" in output
+    assert len(list((tmp_path / "samples" / "images").glob("*.png"))) == 3
+    assert len((tmp_path / "samples" / "manifest.jsonl").read_text().splitlines()) == 3
+
+    output = run(
+        workdir,
+        "--mode=evaluate",
+        "--config.evaluate.limit=5",
+        "--config.evaluate.segmenter_steps=3",
+        "--config.evaluate.segmenter_width=8",
+        "--config.evaluate.guidance=(1.0,2.0)",
+        "--config.evaluate.grid=2",
+    )
+    folder = workdir / "evaluation" / "6" / "ema"
+    assert "| real images (upper bound)" in output
+    assert "guidance 2" in output
+    assert str(folder / "grid.png") in output
+    table = json.loads((folder / "metrics.json").read_text())
+    assert table["layouts"] == 5
+    assert set(table["rows"]) == {
+        "real images (upper bound)",
+        "generated, guidance 1",
+        "generated, guidance 2",
+        "real images, layouts shuffled (lower bound)",
+    }
+    assert Image.open(folder / "grid.png").size[0] > 100
+
+
+BAD = [
+    (
+        ["--config.model.conditioning=concatenate"],
+        "config.model.conditioning is 'concatenate'; choose one of concat, spade",
+    ),
+    (["--config.data.size=(9,8)"], "9 x 8 .* multiples of 2"),
+    (["--config.data.source=folder", "--config.data.root=/nowhere"], "/nowhere"),
+    (["--config.train.fsdp=3"], "config.train.fsdp is 3"),
+    (["--config.train.batch_size=0"], "batch_size"),
+    (["--mode=sample"], "holds no checkpoint"),
+]
+
+
+@pytest.mark.parametrize(("flags", "words"), BAD, ids=[words[:25] for _, words in BAD])
+def test_bad_input_is_met_with_one_line_of_words(run, tmp_path, flags, words):
+    output = run(tmp_path / "run", *flags, code=1)
+    (line,) = [line for line in output.splitlines() if line.startswith("error: ")]
+    assert __import__("re").search(words, line), line
+    assert "Traceback" not in output
+
+
+def test_a_checkpoint_of_another_network_is_refused_key_by_key(trained, run):
+    workdir, _ = trained
+    output = run(workdir, "--config.model.spade_hidden=8", "--config.train.steps=9", code=1)
+    assert "config.model.spade_hidden: 4 there, 8 here" in output
+
+
+def test_an_unknown_key_is_refused(run, tmp_path):
+    process_output = run(tmp_path, "--config.train.stepz=3", code=1)
+    assert "stepz" in process_output
+
+
+def test_training_starts_from_given_weights(trained, run, tmp_path):
+    import jax
+    from tiny import tiny_experiment
+
+    from semdiff import inputs, method
+    from semdiff.convert.weights import save_weights
+
+    config = tiny_experiment()
+    info = inputs.training_source(config.data, 0).info
+    spelled = method.build(config, info.num_classes, info.has_instances)
+    shapes = jax.eval_shape(lambda k: spelled.init(k, config.data.size), jax.random.key(0))
+    params = jax.tree.map(lambda a: np.full(a.shape, 0.01, np.float32), shapes)
+    save_weights(tmp_path / "w.safetensors", params, {})
+    run(tmp_path / "a", f"--config.train.init={tmp_path / 'w.safetensors'}", "--config.train.steps=1")
+    assert losses(tmp_path / "a")[1] != losses(trained[0])[1]
+    output = run(
+        tmp_path / "a",
+        "--mode=sample",
+        f"--config.sample.weights={tmp_path / 'w.safetensors'}",
+        "--config.sample.limit=1",
+    )
+    assert "1 images in" in output
+    save_weights(tmp_path / "other.safetensors", {"a": params["conv_in"]}, {})
+    output = run(tmp_path / "b", f"--config.train.init={tmp_path / 'other.safetensors'}", code=1)
+    assert "error: " in output
+    assert "do not fit the network" in output

@@ -1,0 +1,59 @@
+"""Confusion counts, against pixel-by-pixel loops; the segmenter, on colours that say the class."""
+
+import numpy as np
+import pytest
+
+from semdiff.metrics import segmenter
+from semdiff.metrics.segmentation import Confusion
+
+
+def test_iou_by_hand():
+    true = np.array([[0, 0, 1], [1, 2, 2]])
+    read = np.array([[0, 1, 1], [1, 2, 0]])
+    confusion = Confusion.of(true, read, 4)
+    np.testing.assert_allclose(confusion.iou, [1 / 3, 2 / 3, 1 / 2, np.nan])
+    assert confusion.mean_iou == pytest.approx((1 / 3 + 2 / 3 + 1 / 2) / 3)
+    assert confusion.accuracy == pytest.approx(4 / 6)
+
+
+def test_against_loops_with_an_ignored_class():
+    rng = np.random.default_rng(0)
+    true, read = rng.integers(0, 5, (2, 9, 7)), rng.integers(0, 5, (2, 9, 7))
+    confusion = Confusion.of(true, read, 5, ignore=3)
+    kept = true != 3
+    for c in range(5):
+        hit = ((true == c) & (read == c) & kept).sum()
+        union = (((true == c) | (read == c)) & kept).sum()
+        np.testing.assert_allclose(confusion.iou[c], hit / union)
+    assert not confusion.present[3]
+    assert confusion.mean_iou == pytest.approx(np.mean(confusion.iou[[0, 1, 2, 4]]))
+
+
+def test_confusions_add():
+    rng = np.random.default_rng(1)
+    true, read = rng.integers(0, 3, (2, 50)), rng.integers(0, 3, (2, 50))
+    total = Confusion.of(true[0], read[0], 3) + Confusion.of(true[1], read[1], 3)
+    np.testing.assert_array_equal(total.counts, Confusion.of(true, read, 3).counts)
+
+
+def test_a_class_read_but_never_true_costs_the_others_only():
+    confusion = Confusion.of(np.zeros(4, int), np.array([0, 0, 0, 1]), 2)
+    assert confusion.iou[1] == 0
+    assert confusion.mean_iou == pytest.approx(3 / 4)
+
+
+def test_the_segmenter_learns_classes_from_colours():
+    colours = np.array([[250, 20, 20], [20, 250, 20], [20, 20, 250]], np.uint8)
+
+    def batches():
+        rng = np.random.default_rng(0)
+        while True:
+            layout = rng.integers(0, 3, (4, 3, 3)).repeat(3, 1).repeat(3, 2)
+            yield {"image": colours[layout], "layout": layout.astype(np.int32)}
+
+    model = segmenter.Segmenter(num_classes=3, width=8)
+    params = segmenter.train(model, batches(), steps=40, seed=0, rate=5e-3)
+    batch = next(batches())
+    read = segmenter.build_reader(model, params)(batch["image"])
+    assert read.shape == (4, 9, 9)
+    assert Confusion.of(batch["layout"], read, 3).mean_iou > 0.8

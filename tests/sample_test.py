@@ -1,0 +1,194 @@
+"""Sampling and editing: what an image depends on, and what is written beside it."""
+
+import json
+from dataclasses import replace
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+from tiny import tiny_experiment
+
+from semdiff import edit, inputs, method, sample
+from semdiff.config import ConfigError
+from semdiff.data import augment
+
+
+@pytest.fixture(scope="module")
+def setting():
+    """(config, method, params, info): a random network of the tiny experiment, without edges."""
+    config = tiny_experiment()
+    config = replace(config, data=replace(config.data, edges=False))
+    info = inputs.training_source(config.data, 0).info
+    spelled = method.build(config, info.num_classes, info.has_instances)
+    shapes = jax.eval_shape(lambda k: spelled.init(k, config.data.size), jax.random.key(0))
+    rng = np.random.default_rng(0)
+    params = jax.tree.map(lambda a: np.asarray(0.2 * rng.normal(size=a.shape), np.float32), shapes)
+    return config, spelled, params, info
+
+
+def layouts_folder(root, sizes, classes=16):
+    rng = np.random.default_rng(0)
+    (root / "labels").mkdir(parents=True)
+    for i, size in enumerate(sizes):
+        Image.fromarray(rng.integers(0, classes, size, dtype=np.uint8)).save(
+            root / "labels" / f"scene_{i}.png"
+        )
+    return str(root / "labels")
+
+
+def run(setting, folder, **changes):
+    config, spelled, params, info = setting
+    config = replace(config, sample=replace(config.sample, **changes))
+    return sample.sample(config, spelled, params, "7/ema", info, folder)
+
+
+def images_of(folder):
+    return {p.name: np.asarray(Image.open(p)) for p in sorted((folder / "images").glob("*.png"))}
+
+
+def test_a_folder_of_layouts_becomes_images_labels_and_a_manifest(setting, tmp_path):
+    layouts = layouts_folder(tmp_path / "in", [(8, 8), (7, 9), (8, 8)])
+    out = run(setting, tmp_path / "out", layouts=layouts, per_layout=2)
+    images = images_of(out)
+    assert len(images) == 6
+    assert images["scene_1_0.png"].shape == (7, 9, 3)  # odd sizes are padded and cut back
+    assert (images["scene_0_0.png"] != images["scene_0_1.png"]).any()
+    label = np.asarray(Image.open(out / "labels" / "scene_1_0.png"))
+    np.testing.assert_array_equal(label, np.asarray(Image.open(f"{layouts}/scene_1.png")))
+    lines = [json.loads(line) for line in (out / "manifest.jsonl").read_text().splitlines()]
+    assert {line["image"] for line in lines} == {f"images/{name}" for name in images}
+    settings = lines[0]["settings"]
+    assert (settings["seed"], settings["sampler"], settings["steps"]) == (0, "ancestral", 3)
+    assert settings["checkpoint"] == "7/ema"
+    assert len(settings["config"]) == 12
+
+
+def test_an_image_depends_on_layout_seed_and_copy_not_on_the_batch_or_the_name(setting, tmp_path):
+    layouts = layouts_folder(tmp_path / "in", [(8, 8)] * 5)
+    one = images_of(run(setting, tmp_path / "one", layouts=layouts, batch_size=1))
+    many = images_of(run(setting, tmp_path / "many", layouts=layouts, batch_size=4))
+    for name in one:
+        assert np.abs(one[name].astype(int) - many[name]).max() <= 1  # rounding of other batch shapes
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "renamed.png").write_bytes(
+        (tmp_path / "in" / "labels" / "scene_3.png").read_bytes()
+    )
+    renamed = images_of(run(setting, tmp_path / "renamed", layouts=str(tmp_path / "other"), batch_size=4))
+    np.testing.assert_array_equal(renamed["renamed_0.png"], many["scene_3_0.png"])
+    reseeded = images_of(run(setting, tmp_path / "seed", layouts=layouts, batch_size=4, seed=1))
+    assert all((reseeded[name] != many[name]).any() for name in many)
+
+
+def test_sampling_resumes_where_it_stopped(setting, tmp_path, capsys):
+    layouts = layouts_folder(tmp_path / "in", [(8, 8)] * 4)
+    out = run(setting, tmp_path / "out", layouts=layouts)
+    before = images_of(out)
+    (out / "images" / "scene_2_0.png").unlink()
+    with (out / "manifest.jsonl").open("a") as file:
+        file.write('{"image": "images/sc')  # killed while writing
+    kept = out / "images" / "scene_1_0.png"
+    stamp = kept.stat().st_mtime_ns
+    after = images_of(run(setting, out, layouts=layouts))
+    assert kept.stat().st_mtime_ns == stamp
+    assert after.keys() == before.keys()
+    np.testing.assert_array_equal(after["scene_2_0.png"], before["scene_2_0.png"])
+    rows = [json.loads(line) for line in (out / "manifest.jsonl").read_text().splitlines()]
+    assert [row["image"] for row in rows] == [f"images/scene_{i}_0.png" for i in (0, 1, 3, 2)]
+
+
+def test_other_settings_do_not_mix_into_one_folder(setting, tmp_path):
+    layouts = layouts_folder(tmp_path / "in", [(8, 8)])
+    out = run(setting, tmp_path / "out", layouts=layouts)
+    with pytest.raises(ConfigError, match="written with other settings"):
+        run(setting, out, layouts=layouts, steps=2)
+
+
+def test_cached_modulation_gives_the_same_images(setting, tmp_path):
+    layouts = layouts_folder(tmp_path / "in", [(8, 8)] * 2)
+    plain = images_of(run(setting, tmp_path / "a", layouts=layouts))
+    cached = images_of(run(setting, tmp_path / "b", layouts=layouts, cache_modulation=True))
+    for name in plain:
+        assert np.abs(plain[name].astype(int) - cached[name]).max() <= 1
+
+
+def test_eta_without_ddim_is_refused(setting):
+    config, spelled, _, _ = setting
+    with pytest.raises(ConfigError, match="only the ddim sampler"):
+        sample.build_generate(spelled, replace(config.sample, eta=0.5))
+
+
+def test_batches_are_of_one_shape_and_nothing_is_lost(setting):
+    _, spelled, _, _ = setting
+    config = tiny_experiment().sample
+    sizes = [(8, 8), (8, 10), (7, 7), (8, 8), (10, 8), (8, 8)]
+    examples = [{"name": str(i), "layout": np.zeros(size, np.uint8)} for i, size in enumerate(sizes)]
+    tasks = [t for e in examples for t in sample.tasks_of(spelled, e, config)]
+    batches = list(sample.batched(tasks, 2))
+    assert sorted(t.name for b in batches for t in b) == [str(i) for i in range(6)]
+    assert all(len({t.layout.shape for t in b}) == 1 for b in batches)
+    assert max(map(len, batches)) == 2
+
+
+def editing(setting, tmp_path, **changes):
+    config, spelled, params, info = setting
+    layouts = layouts_folder(tmp_path / "new", [(9, 8)])
+    rng = np.random.default_rng(5)
+    image = rng.integers(0, 256, (9, 8, 3), dtype=np.uint8)
+    (tmp_path / "images").mkdir()
+    Image.fromarray(image).save(tmp_path / "images" / "scene_0.png")
+    settings = dict(images=str(tmp_path / "images"), layouts=layouts) | changes
+    config = replace(config, edit=replace(config.edit, **settings))
+    out = edit.edit(config, spelled, params, "7/ema", info, tmp_path / "out")
+    return image, images_of(out)["scene_0_0.png"]
+
+
+def test_editing_keeps_the_rest_bit_for_bit(setting, tmp_path):
+    mask = np.zeros((9, 8), np.uint8)
+    mask[2:6, 3:7] = 255
+    (tmp_path / "masks").mkdir()
+    Image.fromarray(mask).save(tmp_path / "masks" / "scene_0.png")
+    image, edited = editing(setting, tmp_path, masks=str(tmp_path / "masks"), resample=2)
+    np.testing.assert_array_equal(edited[mask == 0], image[mask == 0])
+    assert (edited[mask > 0] != image[mask > 0]).mean() > 0.5
+
+
+def test_editing_frees_what_differs_between_layouts(setting, tmp_path):
+    layouts = layouts_folder(tmp_path / "as_new", [(9, 8)])
+    old = np.asarray(Image.open(f"{layouts}/scene_0.png")).copy()
+    old[4, 4] = (old[4, 4] + 1) % 16
+    Image.fromarray(old).save(f"{layouts}/scene_0.png")
+    image, edited = editing(setting, tmp_path, old_layouts=layouts, margin=1)
+    changed = (edited != image).any(-1)
+    free = np.zeros((9, 8), bool)
+    free[4, 3:6] = free[3:6, 4] = True
+    assert changed.any()
+    assert not changed[~free].any()
+
+
+def test_editing_says_what_is_missing(setting, tmp_path):
+    config, spelled, params, info = setting
+    with pytest.raises(ConfigError, match=r"config.edit.images is empty"):
+        edit.edit(config, spelled, params, "x", info, tmp_path)
+    with pytest.raises(ConfigError, match=r"either config\.edit\.masks or"):
+        editing(setting, tmp_path)
+
+
+def test_image_keys_tell_shapes_apart():
+    a, b = np.zeros((2, 8), np.int32), np.zeros((4, 4), np.int32)
+    keys = [jax.random.key_data(sample.image_key(0, 0, x)) for x in (a, b)]
+    assert (keys[0] != keys[1]).any()
+
+
+def test_padding_repeats_the_border():
+    np.testing.assert_array_equal(sample.padded(np.array([[1, 2], [3, 4], [5, 6]]), 4)[2:, 1:], 6)
+
+
+def test_squashed_layouts_keep_their_edges(setting):
+    config = tiny_experiment()
+    example = inputs.evaluation_source(config.data, 0)[0]
+    small = augment.squash(example, (4, 4))
+    info = inputs.training_source(config.data, 0).info
+    spelled = method.build(config, info.num_classes, info.has_instances)
+    (task,) = sample.tasks_of(spelled, example, config.sample, (4, 4))
+    np.testing.assert_array_equal(task.edges, augment.edges(small["instance"]))

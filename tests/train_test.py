@@ -1,0 +1,212 @@
+"""The training step: what it computes, whatever the devices, micro-batches or failures."""
+
+import json
+from dataclasses import replace
+from types import SimpleNamespace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from tiny import tiny_experiment
+
+from semdiff import parallel, train
+from semdiff.config import Experiment, Optimizer
+from semdiff.parallel import Collective
+
+
+def batch_of(n=8, classes=16, size=8, seed=0):
+    rng = np.random.default_rng(seed)
+    return {
+        "image": rng.integers(0, 256, (n, size, size, 3), dtype=np.uint8),
+        "layout": rng.integers(0, classes, (n, size, size)).astype(np.int32),
+        "edges": rng.integers(0, 2, (n, size, size)).astype(np.uint8),
+        "slot": np.arange(n, dtype=np.int32),
+    }
+
+
+INFO = SimpleNamespace(num_classes=16, has_instances=True)
+
+
+@pytest.fixture(scope="module")
+def trainer():
+    return train.build_trainer(tiny_experiment(), INFO)
+
+
+@pytest.fixture(scope="module")
+def state(trainer):
+    return jax.jit(trainer.init)(jax.random.key(0))
+
+
+@pytest.fixture(scope="module")
+def step(trainer):
+    return jax.jit(lambda s, b, k: trainer.step(s, b, k, Collective()))
+
+
+def leaves_close(a, b, **tolerance):
+    for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
+        np.testing.assert_allclose(x, y, **tolerance)
+
+
+def test_a_step_trains_counts_and_is_repeatable(step, state):
+    once, metrics = step(state, batch_of(), jax.random.key(1))
+    again, _ = step(state, batch_of(), jax.random.key(1))
+    leaves_close(once, again, rtol=0, atol=0)
+    assert int(once.step) == 1
+    assert all(np.isfinite(v) for v in jax.tree.leaves(metrics))
+    moved = [np.abs(a - b).max() for a, b in zip(jax.tree.leaves(once.params), jax.tree.leaves(state.params))]
+    assert max(moved) > 0
+
+
+def test_the_loss_falls(step, state):
+    losses = []
+    for i in range(60):
+        state, metrics = step(state, batch_of(seed=i % 2), jax.random.key(1))
+        losses.append(float(metrics["mse"]))
+    assert np.mean(losses[-10:]) < 0.8 * np.mean(losses[:10])
+
+
+def test_noise_changes_with_the_step_and_with_the_slot(step, state):
+    _, first = step(state, batch_of(), jax.random.key(1))
+    later = state.replace(step=state.step + 1)
+    _, second = step(later, batch_of(), jax.random.key(1))
+    moved = batch_of() | {"slot": np.arange(8, 16, dtype=np.int32)}
+    _, third = step(state, moved, jax.random.key(1))
+    assert len({float(m["loss"]) for m in (first, second, third)}) == 3
+
+
+def test_the_order_inside_a_batch_does_not_matter(step, state):
+    """Hosts read interleaved slots: the same examples in another order are the same batch."""
+    shuffled = {k: v[[3, 1, 0, 2, 7, 6, 5, 4]] for k, v in batch_of().items()}
+    a, _ = step(state, batch_of(), jax.random.key(1))
+    b, _ = step(state, shuffled, jax.random.key(1))
+    leaves_close(a.opt_state, b.opt_state, rtol=1e-3, atol=1e-6)
+
+
+def test_micro_batches_give_the_gradient_of_the_whole(state, step):
+    config = tiny_experiment()
+    parts = train.build_trainer(replace(config, train=replace(config.train, accumulate=4)), INFO)
+    whole, metrics = step(state, batch_of(), jax.random.key(1))
+    split, split_metrics = jax.jit(lambda s, b, k: parts.step(s, b, k, Collective()))(
+        state, batch_of(), jax.random.key(1)
+    )
+    leaves_close(whole.opt_state, split.opt_state, rtol=1e-3, atol=1e-6)
+    assert float(metrics["loss"]) == pytest.approx(float(split_metrics["loss"]), rel=1e-4)
+
+
+def test_a_non_finite_step_changes_nothing_but_counters(step, state):
+    broken = state.replace(params=jax.tree.map(lambda a: a, state.params))
+    broken.params["conv_out"]["bias"] = jnp.full_like(broken.params["conv_out"]["bias"], jnp.nan)
+    after, metrics = step(broken, batch_of(), jax.random.key(1))
+    leaves_close(after.params, broken.params)
+    leaves_close(after.ema, broken.ema)
+    leaves_close(after.opt_state, broken.opt_state)
+    assert (int(after.step), int(after.bad_steps), int(after.bad_in_row)) == (1, 1, 1)
+    healthy, _ = step(after.replace(params=state.params), batch_of(), jax.random.key(1))
+    assert (int(healthy.bad_steps), int(healthy.bad_in_row)) == (1, 0)
+
+
+def test_persisting_non_finite_steps_stop_the_run_in_words():
+    train.check_finite({"bad_in_row": 49}, 50, 100)
+    with pytest.raises(train.TrainingError, match=r"last 50 steps up to step 100.*learning_rate"):
+        train.check_finite({"bad_in_row": 50}, 50, 100)
+
+
+def test_the_average_warms_up(trainer):
+    ema, params = {"w": jnp.array(0.0)}, {"w": jnp.array(1.0)}
+    warm = lambda step: float(trainer._averaged(ema, params, jnp.asarray(step))["w"])  # noqa: E731
+    assert warm(0) == pytest.approx(0.9)
+    assert warm(90) == pytest.approx(1 - 91 / 100)
+    assert warm(10**6) == pytest.approx(1 - trainer.config.optimizer.ema, rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("decay", "at", "expected"),
+    [
+        ("constant", 100, 1e-3),
+        ("linear", 60, 5e-4),
+        ("linear", 110, 0),
+        ("cosine", 60, 5e-4),
+        ("cosine", 110, 0),
+    ],
+)
+def test_learning_rate(decay, at, expected):
+    rate = train.learning_rate(Optimizer(learning_rate=1e-3, warmup=10, decay=decay), 110)
+    assert float(rate(0)) == 0
+    assert float(rate(5)) == pytest.approx(5e-4)
+    assert float(rate(at)) == pytest.approx(expected, abs=1e-9)
+
+
+def test_gradients_are_clipped_to_the_norm():
+    optimizer = train.build_optimizer(Optimizer(clip_norm=1.0, learning_rate=1.0), 10)
+    grads = {"w": jnp.full((4,), 100.0)}
+    _, state = optimizer.update(grads, optimizer.init(grads), grads)
+    mu = optax.tree.get(state, "mu")["w"]
+    np.testing.assert_allclose(jnp.linalg.norm(mu), 0.1, rtol=1e-5)  # (1 - beta1) of a unit gradient
+
+
+def test_averages_of_metrics_leave_counters_alone():
+    rows = [{"loss": 1.0, "bad_steps": 1}, {"loss": 3.0, "bad_steps": 2}]
+    assert train.averaged(rows) == {"loss": 2.0, "bad_steps": 2.0}
+
+
+DEVICES = """
+import json, sys
+sys.path.insert(0, {tests!r})
+import jax, numpy as np
+from dataclasses import replace
+from semdiff import parallel, train
+from tiny import tiny_experiment
+from train_test import INFO, batch_of
+config = tiny_experiment()
+config = replace(config, loss=replace(config.loss, time_sampling="loss_aware"))
+results = {{}}
+for name, strategy, fsdp in (("jit", "jit", 1), ("fsdp", "jit", 4), ("pmap", "pmap", 1)):
+    parallel.MIN_SPLIT_SIZE = 64
+    c = replace(config, train=replace(config.train, strategy=strategy, fsdp=fsdp, batch_size=8))
+    trainer, placed = train.build_trainer(c, INFO), parallel.build(c.train)
+    state = placed.create_state(trainer.init, jax.random.key(0))
+    batch = placed.place_batch(batch_of())
+    step, _ = placed.compile(trainer.step, state, batch, jax.random.key(1))
+    for i in range(2):
+        state, metrics = step(state, placed.place_batch(batch_of(seed=i)), jax.random.key(1))
+    saved = placed.saved_form(state)
+    mu = jax.tree.leaves(saved.opt_state)
+    results[name] = {{
+        "loss": float(placed.metrics(metrics)["loss"]),
+        "moments": [float(np.abs(np.asarray(m)).sum()) for m in mu],
+        "history": float(np.asarray(saved.time_sampler.history).sum()),
+        "split": sum(not leaf.sharding.is_fully_replicated for leaf in jax.tree.leaves(saved.params)),
+    }}
+print(json.dumps(results))
+"""
+
+
+def test_one_device_eight_devices_fsdp_and_pmap_give_the_same_numbers(run_on_devices, request):
+    code = DEVICES.format(tests=str(request.path.parent))
+    eight = json.loads(run_on_devices(code, 8).splitlines()[-1])
+    config = tiny_experiment()
+    config = replace(config, loss=replace(config.loss, time_sampling="loss_aware"))
+    trainer = train.build_trainer(config, INFO)
+    step = jax.jit(lambda s, b, k: trainer.step(s, b, k, Collective()))
+    state = jax.jit(trainer.init)(jax.random.key(0))
+    for i in range(2):
+        state, metrics = step(state, batch_of(seed=i), jax.random.key(1))
+    assert eight["fsdp"]["split"] > 0
+    assert eight["jit"]["split"] == 0
+    for result in eight.values():
+        assert result["loss"] == pytest.approx(float(metrics["loss"]), rel=1e-4)
+        assert result["history"] == pytest.approx(float(state.time_sampler.history.sum()), rel=1e-4)
+        moments = [float(np.abs(np.asarray(m)).sum()) for m in jax.tree.leaves(state.opt_state)]
+        np.testing.assert_allclose(result["moments"], moments, rtol=1e-3, atol=1e-6)
+
+
+def test_batches_must_divide_over_devices_in_words():
+    config = Experiment().train
+    with pytest.raises(ValueError, match=r"batch_size is 33.*multiple of devices x accumulate"):
+        parallel.build(replace(config, batch_size=33, accumulate=2))
+    with pytest.raises(ValueError, match="fsdp is 3"):
+        parallel.Mesh(3)
+    with pytest.raises(ValueError, match="pmap strategy cannot split"):
+        parallel.Pmap(2)
