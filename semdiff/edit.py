@@ -37,23 +37,18 @@ def edit(config: Experiment, method: Method, params, weights: str, info: Info, f
         for task in edit_tasks(method, new[i], old, c, config.sample)
         if Output.name_of(task) not in output.done
     )
-    run = Composite(Runner(method, params, config.sample, c.resample))
+    runner = Runner(method, config.sample, c.resample)
     total = len(new) * config.sample.per_layout
-    run_tasks(run, tasks, total, output, lambda task: f"{c.layouts}/{task.name}")
+
+    def run(batch: list[Task]) -> list[np.ndarray]:
+        return [composite(task, image) for task, image in zip(batch, runner(params, batch))]
+
+    run_tasks(run, config.sample.batch_size, tasks, total, output, lambda task: f"{c.layouts}/{task.name}")
     return output.folder
 
 
-class Composite:
-    """A runner whose results keep the original pixels outside the mask."""
-
-    def __init__(self, runner: Runner):
-        self.runner, self.batch_size = runner, runner.batch_size
-
-    def __call__(self, tasks: list[Task]) -> list[np.ndarray]:
-        return [composite(task, image) for task, image in zip(tasks, self.runner(tasks))]
-
-
 def composite(task: Task, image: np.ndarray) -> np.ndarray:
+    """The result inside the mask, the original pixels outside."""
     h, w = task.size
     return np.where(task.free[:h, :w, None], image, task.known[:h, :w])
 

@@ -14,7 +14,7 @@ from semdiff.data.source import Info, Source
 from semdiff.method import Method
 from semdiff.metrics import segmenter
 from semdiff.metrics.segmentation import Confusion
-from semdiff.sample import Runner, batched, grid, tasks_of
+from semdiff.sample import Grid, Runner, batched, tasks_of
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ def evaluate(config: Experiment, method: Method, params, step: str, info: Info, 
 
     folder = workdir / "evaluation" / step
     folder.mkdir(parents=True, exist_ok=True)
-    picture = grid(method, params, source, config.sample, config.data, c.grid)
+    picture = Grid(method, source, config.sample, config.data, c.grid)(params)
     legend = draw.legend(info.names, info.palette, picture.shape[1])
     draw.save_png(folder / "grid.png", np.concatenate([picture, legend]))
     values = {r.name: r.values(rarest_third(rows[0].confusion)) for r in rows}
@@ -82,11 +82,11 @@ def evaluation_examples(source: Source, data: Data, limit: int) -> Iterator[dict
 def generate(config: Experiment, method: Method, params, examples: list[dict], guidance: float) -> np.ndarray:
     """One image per layout, in order."""
     settings = replace(config.sample, guidance=guidance, per_layout=1)
-    run = Runner(method, params, settings)
+    run = Runner(method, settings)
     progress = logs.Progress(len(examples), unit="image")
     images = {}
     for batch in batched((t for e in examples for t in tasks_of(method, e, settings)), settings.batch_size):
-        images |= {task.name: image for task, image in zip(batch, run(batch))}
+        images |= {task.name: image for task, image in zip(batch, run(params, batch))}
         progress.report(len(images), f"guidance {guidance:g}")
     return np.stack([images[e["name"]] for e in examples])
 

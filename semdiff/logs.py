@@ -88,6 +88,19 @@ class Progress:
         self._start_time += seconds
 
 
+class Heartbeat:
+    """A sign of life from within one long computation, every so many seconds."""
+
+    def __init__(self, steps: int, every: float = 15.0):
+        self.steps, self.every = steps, every
+        self._last = time.monotonic()
+
+    def __call__(self, index):
+        if time.monotonic() - self._last > self.every:
+            self._last = time.monotonic()
+            say(f"  step {int(index) + 1}/{self.steps} of this batch")
+
+
 def say(text: str, active: bool = True):
     if active:
         print(text, flush=True)

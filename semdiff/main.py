@@ -10,16 +10,18 @@ from ml_collections import config_flags
 
 from semdiff import checkpoint, edit, evaluate, inputs, logs, method, sample, train
 from semdiff.checkpoint import CheckpointError
-from semdiff.config import Experiment, parse
+from semdiff.config import Experiment, as_dict, parse
 from semdiff.convert import weights as weight_files
 
-MODES = ("train", "sample", "edit", "evaluate")
+MODES = ("train", "sample", "edit", "evaluate", "export")
 
 CONFIG = config_flags.DEFINE_config_file("config", help_string="What to run: a file of configs/.")
 WORKDIR = flags.DEFINE_string("workdir", None, "Where checkpoints, logs and pictures go.", required=True)
 MODE = flags.DEFINE_enum("mode", "train", MODES, "What to do.")
 COORDINATOR = flags.DEFINE_string(
-    "coordinator", None, "HOST:PORT of process 0, for several processes without a cluster."
+    "coordinator",
+    None,
+    "For several processes: HOST:PORT of process 0, or auto, where a cluster (SLURM, TPU pod) tells.",
 )
 PROCESSES = flags.DEFINE_integer("processes", None, "How many processes, with --coordinator.")
 PROCESS = flags.DEFINE_integer("process", None, "Which of them this is, from 0.")
@@ -61,6 +63,10 @@ def run(config: Experiment, workdir: Path, mode: str, name: str):
     elif mode == "edit":
         folder = Path(config.edit.output or workdir / "edits" / weights)
         edit.edit(config, spelled, params, weights, info, folder)
+    elif mode == "export":
+        path = workdir / f"weights-{weights.replace('/', '-')}.safetensors"
+        weight_files.save_weights(path, params, {"config": as_dict(config), "classes": list(info.names)})
+        logs.say(f"weights: {path}")
     else:
         evaluate.evaluate(config, spelled, params, weights, info, workdir)
 
@@ -74,7 +80,9 @@ def raised_here(error: Exception) -> bool:
 def main(_):
     if not flags.FLAGS["verbosity"].present:
         logging.set_verbosity(logging.WARNING)  # what the libraries say of themselves; --verbosity=0 shows it
-    if COORDINATOR.value:
+    if COORDINATOR.value == "auto":
+        jax.distributed.initialize()
+    elif COORDINATOR.value:
         jax.distributed.initialize(COORDINATOR.value, PROCESSES.value, PROCESS.value)
     try:
         name = config_flags.get_config_filename(flags.FLAGS["config"])

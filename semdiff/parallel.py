@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from semdiff.config import ConfigError, Train, choose
@@ -18,12 +19,31 @@ from semdiff.config import ConfigError, Train, choose
 MIN_SPLIT_SIZE = 2**14
 
 
+def to_local(tree):
+    """Arrays of this process, whole, from arrays that may be spread over several; every process must call it."""
+
+    def localise(leaf):
+        if leaf.is_fully_addressable:
+            return leaf
+        if leaf.is_fully_replicated:
+            return leaf.addressable_data(0)
+        return multihost_utils.process_allgather(leaf, tiled=True)
+
+    return jax.tree.map(localise, tree)
+
+
 @dataclass(frozen=True)
 class Collective:
     """How a step sees the other devices: mean(tree) over all of them, gather(tree) of per-example arrays."""
 
     mean: Callable = lambda tree: tree
     gather: Callable = lambda tree: tree
+
+
+def compile_init(init: Callable, **options) -> Callable:
+    """jit for a function that runs once: on CPU, optimising hundreds of random draws takes longer than drawing."""
+    plain = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
+    return jax.jit(init, compiler_options=plain, **options)
 
 
 class Mesh:
@@ -52,7 +72,7 @@ class Mesh:
     def create_state(self, init: Callable, key):
         """init(key), made where it will live."""
         shardings = jax.tree.map(self._sharding, jax.eval_shape(init, key))
-        return jax.jit(init, out_shardings=shardings)(key)
+        return compile_init(init, out_shardings=shardings)(key)
 
     def saved_form(self, state):
         return state
@@ -91,7 +111,7 @@ class Pmap:
         return f"pmap over {jax.device_count()} devices"
 
     def create_state(self, init: Callable, key):
-        return self.from_saved(jax.jit(init)(key))
+        return self.from_saved(compile_init(init)(key))
 
     def saved_form(self, state):
         return jax.tree.map(lambda a: a[0], state)

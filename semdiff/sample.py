@@ -139,33 +139,25 @@ def batched(tasks: Iterable[Task], batch_size: int) -> Iterator[list[Task]]:
 class Runner:
     """Runs batches of tasks: over all local devices, each batch filled up to one compiled size."""
 
-    def __init__(
-        self, method: Method, params, c: Sample, resample: int = 1, progress: Callable | None = None
-    ):
+    def __init__(self, method: Method, c: Sample, resample: int = 1, progress: Callable | None = None):
         self.generate = build_generate(method, c, progress)
-        self.params, self.batch_size, self.resample = params, c.batch_size, resample
+        self.batch_size, self.resample = c.batch_size, resample
         devices = jax.local_devices()
-        self.sharding = None
+        self.sharding = self.replicated = None
         if len(devices) > 1:
-            if c.batch_size % len(devices):
-                raise ConfigError(
-                    f"config.sample.batch_size is {c.batch_size}; with {len(devices)} devices it must be a multiple of them"
-                )
+            self.batch_size += -c.batch_size % len(devices)
             mesh = jax.sharding.Mesh(np.array(devices), ("data",))
             self.sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("data"))
-            self.params = jax.device_put(
-                params, jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
-            )
+            self.replicated = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
 
-    def __call__(self, tasks: list[Task]) -> list[np.ndarray]:
+    def __call__(self, params, tasks: list[Task]) -> list[np.ndarray]:
         """The images, cut to their sizes."""
+        params = jax.device_put(params, self.replicated) if self.replicated else params
         filled = tasks + [tasks[-1]] * (self.batch_size - len(tasks))
         stack = lambda name: self._place([getattr(t, name) for t in filled])  # noqa: E731
         condition = {"layout": stack("layout"), "edges": stack("edges")}
         keys = self._put(jnp.stack([t.key for t in filled]))
-        images = self.generate(
-            self.params, condition, keys, stack("known"), stack("free"), resample=self.resample
-        )
+        images = self.generate(params, condition, keys, stack("known"), stack("free"), resample=self.resample)
         return [image[: t.size[0], : t.size[1]] for t, image in zip(tasks, np.asarray(images))]
 
     def _place(self, arrays: list):
@@ -175,30 +167,25 @@ class Runner:
         return jax.device_put(array, self.sharding) if self.sharding else array
 
 
-def grid(
-    method: Method, params, source: Source, c: Sample, data: Data, rows: int, copies: int = 3
-) -> np.ndarray:
-    """A picture: layout | real | generated x 3, for the first layouts of a source."""
-    c = replace(c, per_layout=copies, batch_size=min(c.batch_size, rows * copies))
-    examples = [augment.squash(source[i], data.size) for i in range(min(rows, len(source)))]
-    tasks = [task for example in examples for task in tasks_of(method, example, c)]
-    run = Runner(method, params, c)
-    images = {
-        (t.name, t.copy): image
-        for batch in batched(tasks, c.batch_size)
-        for t, image in zip(batch, run(batch))
-    }
-    picture = [
-        [
-            draw.colourise(e["layout"], source.info.palette),
-            e["image"],
-            *(images[e["name"], i] for i in range(copies)),
+class Grid:
+    """A picture: layout | real | generated x 3, for the first layouts of a source. Compiled at the first call."""
+
+    def __init__(self, method: Method, source: Source, c: Sample, data: Data, rows: int, copies: int = 3):
+        c = replace(c, per_layout=copies)
+        self.run, self.palette = Runner(method, c), source.info.palette
+        self.examples = [augment.squash(source[i], data.size) for i in range(min(rows, len(source)))]
+        self.tasks = [list(tasks_of(method, example, c)) for example in self.examples]
+
+    def __call__(self, params) -> np.ndarray:
+        tasks = [task for row in self.tasks for task in row]
+        made = (self.run(params, batch) for batch in batched(tasks, self.run.batch_size))
+        images = iter([image for batch in made for image in batch])
+        rows = [
+            [draw.colourise(e["layout"], self.palette), e["image"], *(next(images) for _ in row)]
+            for e, row in zip(self.examples, self.tasks)
         ]
-        for e in examples
-    ]
-    return draw.grid(
-        picture, headers=["layout", "real", *["generated"] * copies], scale=max(1, 128 // data.size[1])
-    )
+        headers = ["layout", "real", *["generated"] * len(self.tasks[0])]
+        return draw.grid(rows, headers=headers, scale=max(1, 128 // rows[0][0].shape[1]))
 
 
 class Output:
@@ -207,35 +194,35 @@ class Output:
     def __init__(self, folder: Path, settings: dict, info: Info):
         self.folder, self.settings = Path(folder), settings
         (self.folder / "images").mkdir(parents=True, exist_ok=True)
-        self.manifest = self.folder / "manifest.jsonl"
-        self.done = self._read()
+        several = jax.process_count() > 1
+        self.manifest = self.folder / f"manifest{f'-{jax.process_index()}' if several else ''}.jsonl"
+        self.done = set().union(*(self._read(path) for path in sorted(self.folder.glob("manifest*.jsonl"))))
         classes = [{"id": i, "name": c.name, "color": list(c.color)} for i, c in enumerate(info.classes)]
         about = {"name": f"generated from {info.name}", "num_classes": info.num_classes, "classes": classes}
         if info.void_id is not None:
             about |= {"void_id": info.void_id}
         (self.folder / "dataset.json").write_text(json.dumps(about, indent=1))
 
-    def _read(self) -> set[str]:
+    def _read(self, path: Path) -> set[str]:
         """The images that are there, with their lines; other lines are taken out, so that each image has one."""
-        if not self.manifest.exists():
-            return set()
         done, kept = set(), ""
-        for line in self.manifest.read_text().splitlines():
+        for line in path.read_text().splitlines():
             try:
                 entry = json.loads(line)
             except json.JSONDecodeError:  # the torn last line of a killed run: its image is made again
                 continue
             if entry["settings"] != self.settings:
                 raise ConfigError(
-                    f"{self.manifest} was written with other settings ({entry['settings']}; now {self.settings}). "
+                    f"{path} was written with other settings ({entry['settings']}; now {self.settings}). "
                     "Choose another config.sample.output, or remove that folder."
                 )
             if (self.folder / entry["image"]).exists():
                 done.add(entry["image"])
                 kept += line + "\n"
-        temporary = self.manifest.with_suffix(".tmp")
-        temporary.write_text(kept)
-        temporary.replace(self.manifest)
+        if path == self.manifest:  # another process's file is its own to mend
+            temporary = path.with_suffix(".tmp")
+            temporary.write_text(kept)
+            temporary.replace(path)
         return done
 
     @staticmethod
@@ -275,6 +262,9 @@ def settings_of(config: Experiment, weights: str) -> dict:
     }
 
 
+# Chains of more steps than this tell how far they are; a program that calls back is not kept in the compilation cache.
+LONG_CHAIN = 100
+
 # Keys of `Sample` that choose which images are made and where, not what they look like.
 NOT_IN_IMAGE = ("batch_size", "per_layout", "layouts", "limit", "output", "cache_modulation", "weights")
 
@@ -294,8 +284,10 @@ def sample(config: Experiment, method: Method, params, weights: str, info: Info,
         t for i in mine for t in tasks_of(method, source[i], c, size) if Output.name_of(t) not in output.done
     )
     total = len(mine) * c.per_layout
+    run = Runner(method, c, progress=logs.Heartbeat(c.steps) if c.steps > LONG_CHAIN else None)
     run_tasks(
-        Runner(method, params, c),
+        lambda batch: run(params, batch),
+        c.batch_size,
         tasks,
         total,
         output,
@@ -306,11 +298,17 @@ def sample(config: Experiment, method: Method, params, weights: str, info: Info,
 
 
 def run_tasks(
-    run: Runner, tasks: Iterable[Task], total: int, output: Output, layout_file: Callable[[Task], str]
+    run: Callable[[list[Task]], list[np.ndarray]],
+    batch_size: int,
+    tasks: Iterable[Task],
+    total: int,
+    output: Output,
+    layout_file: Callable[[Task], str],
 ):
+    """Make and write what is not there yet, batch by batch."""
     done = len(output.done)
     progress = logs.Progress(total, done, unit="image")
-    for batch in batched(tasks, run.batch_size):
+    for batch in batched(tasks, batch_size):
         for task, image in zip(batch, run(batch)):
             output.write(task, image, layout_file(task))
         done += len(batch)

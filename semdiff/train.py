@@ -232,6 +232,7 @@ def train(config: Experiment, workdir: Path, config_name: str = "") -> TrainStat
             return strategy.saved_form(state)
         batch = strategy.place_batch(next(batches))
         train_key = jax.random.fold_in(key, 1)
+        logs.say("compiling the step", main)
         began = time.monotonic()
         train_step, memory = strategy.compile(trainer.step, state, batch, train_key)
         logs.say(f"compiled in {time.monotonic() - began:.1f} s; {memory_line(state, memory)}", main)
@@ -239,7 +240,7 @@ def train(config: Experiment, workdir: Path, config_name: str = "") -> TrainStat
         window = collections.deque()
         progress = logs.Progress(c.steps, start, active=main)
 
-        # ---- the loop: step, log, evaluate, save, next batch
+        # ---- the loop: step, log, save, evaluate, next batch
         for step in range(start + 1, c.steps + 1):
             state, metrics = train_step(state, batch, train_key)
             window.append(strategy.metrics(metrics))
@@ -250,10 +251,10 @@ def train(config: Experiment, workdir: Path, config_name: str = "") -> TrainStat
                 progress.report(step, f"loss {mean['loss']:.4f}")
                 check_finite(mean, c.max_bad_steps, step)
                 checkpoints.check()
-            if step % c.eval_every == 0 or step == c.steps:
-                progress.pause(evaluator.run(step, strategy.saved_form(state).ema))
             if step % c.save_every == 0 or last:
                 checkpoints.save(step, strategy.saved_form(state), about, force=last)
+            if step % c.eval_every == 0 or step == c.steps:
+                progress.pause(evaluator.run(step, parallel.to_local(strategy.saved_form(state).ema)))
             if last:
                 break
             batch = strategy.place_batch(next(batches))
@@ -272,23 +273,23 @@ class Evaluator:
     """What is looked at during training: the loss on held-out data and a grid of samples, both at fixed seeds."""
 
     def __init__(self, trainer: Trainer, config: Experiment, info, writer: logs.Writer):
-        self.trainer, self.config, self.info, self.writer = trainer, config, info, writer
+        self.config, self.writer = config, writer
         self.source = inputs.evaluation_source(config.data, config.seed)
         inputs.check_same_classes(info, self.source.info)
         self.validate = jax.jit(trainer.validate)
+        rows = config.train.grid
+        self.grid = (
+            sample.Grid(trainer.method, self.source, config.sample, config.data, rows) if rows else None
+        )
 
     def run(self, step: int, ema) -> float:
         """Returns the seconds it took."""
         began = time.monotonic()
-        c = self.config.train
-        if c.eval_batches:
+        if self.config.train.eval_batches:
             values = [self.validate(ema, batch, jax.random.key(i)) for i, batch in enumerate(self._batches())]
             self.writer.scalars(step, {f"eval/{k}": v for k, v in averaged(values).items()})
-        if c.grid:
-            picture = sample.grid(
-                self.trainer.method, ema, self.source, self.config.sample, self.config.data, c.grid
-            )
-            path = self.writer.picture(step, "grid", picture)
+        if self.grid:
+            path = self.writer.picture(step, "grid", self.grid(ema))
             logs.say(f"samples: {path}", path is not None)
         return time.monotonic() - began
 

@@ -61,3 +61,16 @@ def test_progress_tells_rate_and_time_left(monkeypatch, capsys):
     progress.report(40, "loss 1")
     line = capsys.readouterr().out
     assert "step 40/100 (40%)  loss 1  2 steps/s  30s left" in line
+
+
+def test_a_heartbeat_is_heard_now_and_then(monkeypatch, capsys):
+    clock = [0.0]
+    monkeypatch.setattr(logs.time, "monotonic", lambda: clock[0])
+    beat = logs.Heartbeat(steps=1000, every=15)
+    for i in range(40):
+        clock[0] += 1
+        beat(i)
+    assert capsys.readouterr().out.splitlines() == [
+        "  step 16/1000 of this batch",
+        "  step 32/1000 of this batch",
+    ]

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -188,7 +189,7 @@ BAD = [
         "config.model.conditioning is 'concatenate'; choose one of concat, spade",
     ),
     (["--config.data.size=(9,8)"], "9 x 8 .* multiples of 2"),
-    (["--config.data.source=folder", "--config.data.root=/nowhere"], "/nowhere"),
+    (["--config.data.source=folder", "--config.data.root=/nowhere", "--config.data.length=0"], "/nowhere"),
     (["--config.train.fsdp=3"], "config.train.fsdp is 3"),
     (["--config.train.batch_size=0"], "batch_size"),
     (["--mode=sample"], "holds no checkpoint"),
@@ -199,7 +200,7 @@ BAD = [
 def test_bad_input_is_met_with_one_line_of_words(run, tmp_path, flags, words):
     output = run(tmp_path / "run", *flags, code=1)
     (line,) = [line for line in output.splitlines() if line.startswith("error: ")]
-    assert __import__("re").search(words, line), line
+    assert re.search(words, line), line
     assert "Traceback" not in output
 
 

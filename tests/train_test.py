@@ -98,7 +98,7 @@ def test_micro_batches_give_the_gradient_of_the_whole(state, step):
 def test_a_non_finite_step_changes_nothing_but_counters(step, state):
     broken = state.replace(params=jax.tree.map(lambda a: a, state.params))
     broken.params["conv_out"]["bias"] = jnp.full_like(broken.params["conv_out"]["bias"], jnp.nan)
-    after, metrics = step(broken, batch_of(), jax.random.key(1))
+    after, _ = step(broken, batch_of(), jax.random.key(1))
     leaves_close(after.params, broken.params)
     leaves_close(after.ema, broken.ema)
     leaves_close(after.opt_state, broken.opt_state)

@@ -52,7 +52,10 @@ class Gaussian:
         return 2 if self.variance == "learned_range" else 1
 
     def on_steps(self, times) -> "Gaussian":
-        """The process seen by a chain that visits only `times` (descending, ending in 0)."""
+        """The process seen by a chain that visits only `times` (descending, ending in 0).
+
+        For the chain's likelihood bound. Sampling does not ask: no noise is added at the lowest time.
+        """
         if len(times) < 3:  # a single step has no next one to borrow from: keep the full chain's
             return self
         return replace(self, first_steps=(int(times[-2]), int(times[-3])))

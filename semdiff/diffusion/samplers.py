@@ -125,7 +125,6 @@ def chain(
     """
     times = np.asarray(times)
     _check_times(times, process)
-    process = process.on_steps(times) if times[-1] == 0 and not process.schedule.continuous else process
     batch = x_start.shape[0]
 
     def one_step(carry, pair):

@@ -1,3 +1,5 @@
+from functools import cache
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -190,12 +192,15 @@ def test_the_open_end_of_the_formulas_times_is_zero(monkeypatch):
     assert t[0] == 50
 
 
+update = jax.jit(losses.LossAwareTime.update)
+
+
+@cache
 def filled(num_steps=6, depth=4, seed=0):
     """A sampler fed until it is ready, and the losses by time as lists, most recent last."""
     rng = np.random.default_rng(seed)
     sampler = losses.LossAwareTime.create(num_steps, depth)
     seen = {t: [] for t in range(1, num_steps + 1)}
-    update = jax.jit(losses.LossAwareTime.update)
     while min(len(history) for history in seen.values()) < depth:
         t = rng.integers(1, num_steps + 1, 8)  # often twice the same in a batch
         value = rng.gamma(2.0, size=8) * t
@@ -207,7 +212,7 @@ def filled(num_steps=6, depth=4, seed=0):
 
 def test_loss_aware_times_are_uniform_until_all_histories_are_full():
     sampler = losses.LossAwareTime.create(3, depth=2)
-    feed = lambda s, *t: s.update(jnp.asarray(t), 10.0 * jnp.asarray(t, float))  # noqa: E731
+    feed = lambda s, *t: update(s, jnp.asarray(t), 10.0 * jnp.asarray(t, float))  # noqa: E731
     np.testing.assert_allclose(sampler.probabilities(), 1 / 3)
     sampler = feed(feed(sampler, 1, 2, 2), 2, 2, 3)
     np.testing.assert_array_equal(sampler.counts, [1, 2, 1])
@@ -230,10 +235,10 @@ def test_loss_aware_probabilities_by_their_formula():
 def test_one_update_equals_one_by_one():
     t = jnp.asarray([2, 1, 2, 2, 3, 1])
     value = jnp.asarray([1.0, 2, 3, 4, 5, 6])
-    at_once = losses.LossAwareTime.create(3, depth=2).update(t, value)
+    at_once = update(losses.LossAwareTime.create(3, depth=2), t, value)
     single = losses.LossAwareTime.create(3, depth=2)
     for i in range(len(t)):
-        single = single.update(t[i : i + 1], value[i : i + 1])
+        single = update(single, t[i : i + 1], value[i : i + 1])
     np.testing.assert_array_equal(at_once.history, [[2, 6], [3, 4], [0, 5]])
     np.testing.assert_array_equal(at_once.history, single.history)
     np.testing.assert_array_equal(at_once.counts, single.counts)
@@ -256,11 +261,11 @@ def test_useless_losses_are_left_out():
     sampler, _ = filled()
     t = jnp.asarray([1, 2, 3, 4, 5])
     bad = jnp.asarray([np.nan, np.inf, -np.inf, 1e30, 7.0])
-    after = sampler.update(t, bad)
+    after = update(sampler, t, bad)
     np.testing.assert_array_equal(after.history[:4], sampler.history[:4])
     assert after.history[4, -1] == 7
     assert np.isfinite(after.probabilities()).all()
-    fresh = losses.LossAwareTime.create(6, 4).update(t, bad)
+    fresh = update(losses.LossAwareTime.create(6, 4), t, bad)
     np.testing.assert_array_equal(fresh.counts, [0, 0, 0, 0, 1, 0])
 
 

@@ -1,5 +1,7 @@
 """Chains on data whose exact denoiser is known: every pixel is N(MEAN, STD^2) by itself."""
 
+from dataclasses import dataclass
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -110,6 +112,14 @@ def test_a_single_step_into_the_data_is_the_predicted_image(sampler):
     predicted = exact(process)(x, jnp.asarray(300), None).x0
     got = run(process, sampler, np.array([300, 0]), x)
     np.testing.assert_allclose(got, predicted, rtol=1e-5, atol=1e-6)
+
+
+def test_the_last_of_many_steps_is_the_predicted_image_too():
+    """Log-SNR is infinite at the data: nothing can be extrapolated that far."""
+    process, x = process_of(), noise(2, 3, 3, 1)
+    before = run(process, DPMSolver2M(), np.array([1000, 600, 300]), x)
+    got = run(process, DPMSolver2M(), np.array([1000, 600, 300, 0]), x)
+    np.testing.assert_allclose(got, exact(process)(before, jnp.asarray(300), None).x0, rtol=1e-5, atol=1e-6)
 
 
 # One step
@@ -317,6 +327,24 @@ def test_resampling_keeps_the_distribution():
     x, denoise = noise(4, 100, 100, 1), exact(process, times)
     thrice = run(process, Ancestral(), times, x, denoise=denoise, resample=3)
     assert_data(thrice)
+
+
+@dataclass(frozen=True)
+class Counting(Ancestral):
+    """Its memory is the number of steps it was told of; so is its image."""
+
+    def init(self, x):
+        return 0
+
+    def step(self, process, memory, xt, prediction, s, t, keys):
+        return jnp.full_like(xt, memory), memory + 1
+
+
+def test_repeated_attempts_remember_the_step_before_not_each_other():
+    process, x = process_of(), noise(1, 2, 2, 1)
+    for resample in (1, 3):
+        got = run(process, Counting(), np.array([1000, 600, 300, 100, 0]), x, resample=resample)
+        np.testing.assert_array_equal(got, 3)
 
 
 def pair_denoiser(process, correlation):
