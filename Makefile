@@ -17,6 +17,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 LOCKED := $(VENV)/.locked
 INSTALLED := $(VENV)/.installed
+# Large arrays in huge pages: fewer page faults on CPU.
+export GLIBC_TUNABLES := glibc.malloc.hugetlb=1
+
 PIP := $(BIN)/python -m pip --disable-pip-version-check -qq
 NEED := semdiff needs Python 3.11 or later; name one: make $(MAKECMDGOALS) PYTHON=/path/to/python3.11
 RUN := $(BIN)/python -m semdiff.main --config=configs/scenes.py --workdir=$(DEMO)

@@ -67,7 +67,8 @@ class Process:
 @dataclass(frozen=True)
 class Loss:
     weighting: str = "uniform"  # uniform (L_simple), min_snr, p2 or velocity
-    gamma: float = 5.0  # of min_snr and p2
+    min_snr_gamma: float = 5.0
+    p2_gamma: float = 0.5
     vlb_weight: float = 1.0  # of the variational term of one step; 1 is 0.001 of its 1000-fold sum
     time_sampling: str = "uniform"  # uniform or loss_aware
     condition_dropout: float = 0.0  # share of examples whose layout is replaced by the null condition

@@ -155,13 +155,14 @@ def build(config: Experiment, num_classes: int, has_instances: bool) -> Method:
         **model,
     )
     choose(losses.WEIGHTINGS, config.loss.weighting, "config.loss.weighting")
+    gamma = config.loss.p2_gamma if config.loss.weighting == "p2" else config.loss.min_snr_gamma
     network.check_size(*config.data.size)
     return Method(
         process=process,
         network=network,
         num_classes=num_classes,
         edges=edges,
-        weighting=losses.Weighting(config.loss.weighting, config.loss.gamma),
+        weighting=losses.Weighting(config.loss.weighting, gamma),
         vlb_weight=config.loss.vlb_weight,
         condition_dropout=config.loss.condition_dropout,
     )

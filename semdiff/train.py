@@ -16,11 +16,13 @@ import numpy as np
 import optax
 from flax import struct
 from jax.experimental import multihost_utils
+from orbax.checkpoint import multihost
 
 from semdiff import checkpoint, inputs, logs, method, parallel, sample
 from semdiff.config import Experiment, Optimizer, choose
 from semdiff.convert import weights
 from semdiff.data import pipeline
+from semdiff.data.source import Source
 from semdiff.parallel import Collective
 
 
@@ -190,59 +192,69 @@ def build_trainer(config: Experiment, info) -> Trainer:
     return Trainer(spelled, optimizer, learning_rate(config.optimizer, config.train.steps), config)
 
 
-def train(config: Experiment, workdir: Path, config_name: str = "") -> TrainState:
-    """Train to config.train.steps, resuming from the newest checkpoint of workdir."""
-    c, main = config.train, jax.process_index() == 0
-    workdir = checkpoint.prepare_workdir(workdir)
-    source = inputs.training_source(config.data, config.seed)
-    trainer = build_trainer(config, source.info)
-    strategy = parallel.build(c)
-    key = jax.random.key(config.seed)
-    logs.say(logs.opening_lines(strategy, config_name, workdir, inputs.describe(source, config.data)), main)
+@dataclass
+class Run:
+    """A run that is ready to go on from `start`."""
 
-    # ---- state: fresh, or the newest checkpoint
+    source: Source
+    trainer: Trainer
+    strategy: parallel.Mesh | parallel.Pmap
+    checkpoints: checkpoint.Checkpoints
+    about: dict
+    state: TrainState
+    start: int
+
+
+def prepare(config: Experiment, workdir: Path, config_name: str) -> Run:
+    """Everything up to the first batch; the state is fresh, or that of the newest checkpoint. Says what will run."""
+    c, main = config.train, jax.process_index() == 0
+    source = inputs.training_source(config.data, config.seed)
+    trainer, strategy = build_trainer(config, source.info), parallel.build(c)
+    logs.say(logs.opening_lines(strategy, config_name, workdir, inputs.describe(source, config.data)), main)
     about = checkpoint.describe(config, inputs.identity(source.info, trainer.method.edges))
     checkpoints = checkpoint.Checkpoints(workdir, c.keep, c.save_every)
-    state = strategy.create_state(trainer.init, jax.random.fold_in(key, 0))
+    state = strategy.create_state(trainer.init, jax.random.fold_in(jax.random.key(config.seed), 0))
     start = checkpoints.latest() or 0
     if start:
-        saved = checkpoints.restore(start, strategy.saved_form(state), about)
-        state = strategy.from_saved(saved)
+        state = strategy.from_saved(checkpoints.restore(start, strategy.saved_form(state), about))
         logs.say(f"resumed at step {start} of {workdir}", main)
     elif c.init:
         state = strategy.from_saved(with_weights(strategy.saved_form(state), c.init))
     if main:
         checkpoint.write_json(workdir / "config.json", about)
-        params = strategy.saved_form(state).params
-        logs.say(logs.parameter_table(params))
+    params = parallel.to_local(strategy.saved_form(state).params)
+    logs.say(logs.parameter_table(params), main)
+    if main:
         (workdir / "parameters.txt").write_text(logs.parameter_file(params) + "\n")
+    return Run(source, trainer, strategy, checkpoints, about, state, start)
 
-    # ---- data, from the step's position on; the step, compiled
+
+def train(config: Experiment, workdir: Path, config_name: str = "") -> TrainState:
+    """Train to config.train.steps, resuming from the newest checkpoint of workdir."""
+    c, main = config.train, jax.process_index() == 0
+    workdir = checkpoint.prepare_workdir(workdir)
+    run = prepare(config, workdir, config_name)
+    state, strategy, checkpoints = run.state, run.strategy, run.checkpoints
+    if run.start >= c.steps:
+        logs.say(f"nothing to do: step {run.start} of {c.steps} was reached before", main)
+        return strategy.saved_form(state)
+
+    share = {"host": jax.process_index(), "hosts": jax.process_count()}
     batches = pipeline.train_iterator(
-        source,
-        **inputs.training_options(config),
-        start_step=start,
-        host=jax.process_index(),
-        hosts=jax.process_count(),
+        run.source, **inputs.training_options(config), start_step=run.start, **share
     )
-    with contextlib.closing(batches), stop_signal() as stopped:
-        writer = logs.Writer(workdir, start, active=main)
-        if start >= c.steps:
-            logs.say(f"nothing to do: step {start} of {c.steps} was reached before", main)
-            return strategy.saved_form(state)
+    writer = logs.Writer(workdir, run.start, active=main)
+    evaluator = Evaluator(run.trainer, config, run.source.info, writer)
+    with contextlib.closing(batches), contextlib.closing(writer), stop_signal() as stopped:
+        key = jax.random.fold_in(jax.random.key(config.seed), 1)
         batch = strategy.place_batch(next(batches))
-        train_key = jax.random.fold_in(key, 1)
-        logs.say("compiling the step", main)
-        began = time.monotonic()
-        train_step, memory = strategy.compile(trainer.step, state, batch, train_key)
-        logs.say(f"compiled in {time.monotonic() - began:.1f} s; {memory_line(state, memory)}", main)
-        evaluator = Evaluator(trainer, config, source.info, writer)
+        train_step = compiled(strategy, run.trainer, state, batch, key)
         window = collections.deque()
-        progress = logs.Progress(c.steps, start, active=main)
+        progress = logs.Progress(c.steps, run.start, active=main)
 
         # ---- the loop: step, log, save, evaluate, next batch
-        for step in range(start + 1, c.steps + 1):
-            state, metrics = train_step(state, batch, train_key)
+        for step in range(run.start + 1, c.steps + 1):
+            state, metrics = train_step(state, batch, key)
             window.append(strategy.metrics(metrics))
             last = step == c.steps or stopped(step)
             if step % c.log_every == 0 or last:
@@ -252,7 +264,7 @@ def train(config: Experiment, workdir: Path, config_name: str = "") -> TrainStat
                 check_finite(mean, c.max_bad_steps, step)
                 checkpoints.check()
             if step % c.save_every == 0 or last:
-                checkpoints.save(step, strategy.saved_form(state), about, force=last)
+                checkpoints.save(step, strategy.saved_form(state), run.about, force=last)
             if step % c.eval_every == 0 or step == c.steps:
                 progress.pause(evaluator.run(step, parallel.to_local(strategy.saved_form(state).ema)))
             if last:
@@ -261,12 +273,22 @@ def train(config: Experiment, workdir: Path, config_name: str = "") -> TrainStat
 
         checkpoints.wait()
         checkpoints.close()
-        writer.close()
-        if step < c.steps:
-            logs.say(f"stopped by signal at step {step}, saved; the same command resumes here", main)
-            sys.exit(0)
+    if step < c.steps:
+        logs.say(f"stopped by signal at step {step}, saved; the same command resumes here", main)
+        sys.exit(0)
     logs.say(f"done: {workdir} holds checkpoints, metrics.jsonl, tensorboard/ and pictures/", main)
     return strategy.saved_form(state)
+
+
+def compiled(strategy, trainer: Trainer, state: TrainState, batch: dict, key) -> Callable:
+    """The step, compiled by all processes before any of them starts: collectives do not wait long."""
+    main = jax.process_index() == 0
+    logs.say("compiling the step", main)
+    began = time.monotonic()
+    train_step, memory = strategy.compile(trainer.step, state, batch, key)
+    logs.say(f"compiled in {time.monotonic() - began:.1f} s; {memory_line(state, memory)}", main)
+    multihost.sync_global_processes("compiled")
+    return train_step
 
 
 class Evaluator:
