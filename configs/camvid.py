@@ -58,4 +58,10 @@ def get_config() -> ml_collections.ConfigDict:
     config.sample.guidance = 1.5
     config.sample.batch_size = 12
     config.sample.cache_modulation = True
+
+    config.evaluate.limit = 64
+    config.evaluate.guidance = (1.0, 1.5, 2.5)
+    config.evaluate.segmenter_steps = 600
+    config.evaluate.segmenter_batch = 8
+    config.evaluate.segmenter_width = 16
     return config

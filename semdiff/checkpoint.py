@@ -4,6 +4,7 @@ The position in the data is the step itself (the pipeline is a pure function of 
 another number of workers, devices or hosts.
 """
 
+import contextlib
 import json
 import math
 from pathlib import Path
@@ -138,8 +139,10 @@ class Checkpoints:
         return {_path(p): tuple(a.shape) for p, a in leaves}
 
     def close(self):
+        """Let what is being saved be finished. What fails now was said before, or the run is ending over something else."""
         if self._manager:
-            self._manager.close()
+            with contextlib.suppress(Exception):
+                self._manager.close()
 
 
 def _plain(state) -> dict:

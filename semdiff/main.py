@@ -1,5 +1,7 @@
 """python -m semdiff.main --config=configs/scenes.py --workdir=DIR [--mode=MODE] [--config.key=value]"""
 
+import errno
+import os
 import sys
 import traceback
 from pathlib import Path
@@ -13,6 +15,7 @@ from semdiff.checkpoint import CheckpointError
 from semdiff.config import Experiment, as_dict, parse
 from semdiff.convert import weights as weight_files
 
+DISK_IS_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 MODES = ("train", "sample", "edit", "evaluate", "export")
 
 CONFIG = config_flags.DEFINE_config_file("config", help_string="What to run: a file of configs/.")
@@ -90,7 +93,18 @@ def main(_):
     except ValueError as error:
         if not raised_here(error):
             raise
-        sys.exit(f"error: {error}")
+        leave(str(error))
+    except OSError as error:
+        if error.errno not in DISK_IS_FULL:
+            raise
+        leave(f"{error}. What was saved before is whole: free space, then run the same command again.")
+
+
+def leave(words: str):
+    """End with one line, at once: threads that still write to a full disk would bury it."""
+    print(f"error: {words}", file=sys.stderr, flush=True)
+    sys.stdout.flush()
+    os._exit(1)
 
 
 if __name__ == "__main__":

@@ -245,7 +245,12 @@ def train(config: Experiment, workdir: Path, config_name: str = "") -> TrainStat
     )
     writer = logs.Writer(workdir, run.start, active=main)
     evaluator = Evaluator(run.trainer, config, run.source.info, writer)
-    with contextlib.closing(batches), contextlib.closing(writer), stop_signal() as stopped:
+    with (
+        contextlib.closing(checkpoints),
+        contextlib.closing(writer),
+        contextlib.closing(batches),
+        stop_signal() as stopped,
+    ):
         key = jax.random.fold_in(jax.random.key(config.seed), 1)
         batch = strategy.place_batch(next(batches))
         train_step = compiled(strategy, run.trainer, state, batch, key)
@@ -272,7 +277,6 @@ def train(config: Experiment, workdir: Path, config_name: str = "") -> TrainStat
             batch = strategy.place_batch(next(batches))
 
         checkpoints.wait()
-        checkpoints.close()
     if step < c.steps:
         logs.say(f"stopped by signal at step {step}, saved; the same command resumes here", main)
         sys.exit(0)

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import resource
 import signal
 import subprocess
 import sys
@@ -35,7 +36,7 @@ def config_file(tmp_path_factory):
 def start(config_file):
     """start(workdir, *flags): the program as a process."""
 
-    def begin(workdir, *flags, **environment):
+    def begin(workdir, *flags, preexec_fn=None, **environment):
         command = [
             sys.executable,
             "-m",
@@ -51,6 +52,7 @@ def start(config_file):
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
+            preexec_fn=preexec_fn,
         )
 
     return begin
@@ -181,6 +183,19 @@ def test_sampling_editing_and_evaluating_a_trained_run(trained, run, tmp_path):
         "real images, layouts shuffled (lower bound)",
     }
     assert Image.open(folder / "grid.png").size[0] > 100
+
+
+def test_a_full_disk_leaves_the_older_checkpoints_usable(trained, start, run, tmp_path):
+    whole, _ = trained
+    run(tmp_path, "--config.train.steps=2", "--config.train.eval_every=3")
+    limit = lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, 60_000))  # noqa: E731
+    process = start(tmp_path, "--config.train.eval_every=3", preexec_fn=limit)
+    output, _ = process.communicate(timeout=200)
+    assert process.returncode == 1
+    assert output.strip().splitlines()[-1].startswith(("error: ", "Complete checkpoints there: [2"))
+    assert [p.name for p in (tmp_path / "checkpoints").iterdir() if p.name.isdigit()] == ["2"]
+    run(tmp_path, "--config.train.eval_every=3")
+    assert losses(tmp_path) == losses(whole)
 
 
 BAD = [

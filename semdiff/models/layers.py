@@ -140,7 +140,7 @@ class GroupNorm(nn.Module):
 
 
 class Spade(nn.Module):
-    """Spatially-adaptive normalisation (SDM Eq. 8): norm(x) (1 + gamma(layout)) + beta(layout).
+    """Spatially-adaptive normalisation (SPADE): norm(x) (1 + gamma(layout)) + beta(layout).
 
     `modulation` is the part that depends on the layout alone, [B, h, w, 2C]: gamma, then beta.
     """
@@ -171,7 +171,8 @@ class Attention(nn.Module):
     """Self-attention over all positions, added to its input.
 
     dot: softmax(<q, k> / sqrt(width)) per head (the released networks). cosine: softmax(alpha <q, k> / (|q| |k|)) with a
-    learned alpha per head (SDM Eq. 9). Channels of qkv are ordered head, then q k v, as in the released networks.
+    learned alpha per head (the attention of SDM's paper). Channels of qkv are ordered head, then q k v, as in the released
+    networks.
     """
 
     channels: int
