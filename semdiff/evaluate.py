@@ -1,16 +1,15 @@
 """Evaluation: how much of its layout does a segmenter, trained on real pairs, read back from a generated image?"""
 
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
 from semdiff import checkpoint, draw, inputs, logs
-from semdiff.config import Data, Experiment, fingerprint
+from semdiff.config import Experiment, fingerprint
 from semdiff.convert import weights
-from semdiff.data import pipeline
-from semdiff.data.source import Info, Source
+from semdiff.data import augment, pipeline
+from semdiff.data.source import Info
 from semdiff.method import Method
 from semdiff.metrics import segmenter
 from semdiff.metrics.segmentation import Confusion
@@ -40,7 +39,7 @@ def evaluate(config: Experiment, method: Method, params, step: str, info: Info, 
     read = build_reader(config, info, checkpoint.prepare_workdir(workdir))
     source = inputs.evaluation_source(config.data, config.seed)
     inputs.check_same_classes(info, source.info)
-    examples = list(evaluation_examples(source, config.data, c.limit))
+    examples = [augment.squash(source[i], config.data.size) for i in inputs.spread(source, c.limit)]
     layouts = np.stack([e["layout"] for e in examples])
 
     def row(name: str, images: np.ndarray, true: np.ndarray = layouts) -> Row:
@@ -65,18 +64,9 @@ def evaluate(config: Experiment, method: Method, params, step: str, info: Info, 
     checkpoint.write_json(folder / "metrics.json", {"rows": values, **details})
     table = markdown(values)
     (folder / "table.md").write_text(table + "\n")
-    logs.say(f"\n{table}\n\n{len(examples)} layouts of {config.data.eval_split}")
+    logs.say(f"\n{table}\n\n{len(examples)} layouts of the {config.data.eval_split} split")
     logs.say(f"pictures: {folder / 'grid.png'}\ntable:    {folder / 'table.md'}")
     return folder
-
-
-def evaluation_examples(source: Source, data: Data, limit: int) -> Iterator[dict]:
-    """Image, layout, name (and instance edges) of each layout, at the training size."""
-    for batch in pipeline.eval_batches(source, batch_size=1, size=data.size, limit=limit or None):
-        yield {
-            "name": batch["name"][0],
-            **{k: v[0] for k, v in batch.items() if k in ("image", "layout", "edges")},
-        }
 
 
 def generate(config: Experiment, method: Method, params, examples: list[dict], guidance: float) -> np.ndarray:

@@ -26,7 +26,7 @@ def _source(data: Data, split: str, seed: int, **options) -> Source:
     return make_source(data.source, split=split, **{k: v for k, v in options.items() if v is not None})
 
 
-def layouts_source(folder: str, info: Info, size: tuple[int, int], edges: bool) -> Source:
+def layouts_source(folder: str, info: Info, edges: bool) -> Source:
     """Layouts to sample from; a network with an edge channel wants instance maps in FOLDER/../instances."""
     instances = Path(folder).parent / "instances"
     if edges and not instances.is_dir():
@@ -35,6 +35,12 @@ def layouts_source(folder: str, info: Info, size: tuple[int, int], edges: bool) 
             f"(16-bit PNG, the names of the layouts in {folder}, 0 where there is no instance) there."
         )
     return Layouts(folder, info=info, instances=instances if edges else None)
+
+
+def spread(source: Source, count: int) -> list[int]:
+    """`count` indices over the whole of a source (0: all): neighbours are often frames of one film."""
+    count = min(count or len(source), len(source))
+    return [round(i * (len(source) - 1) / max(count - 1, 1)) for i in range(count)]
 
 
 def training_options(config: Experiment) -> dict:

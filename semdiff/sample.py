@@ -168,12 +168,12 @@ class Runner:
 
 
 class Grid:
-    """A picture: layout | real | generated x 3, for the first layouts of a source. Compiled at the first call."""
+    """A picture: layout | real | generated x 3, for layouts from all over a source. Compiled at the first call."""
 
     def __init__(self, method: Method, source: Source, c: Sample, data: Data, rows: int, copies: int = 3):
         c = replace(c, per_layout=copies)
         self.run, self.palette = Runner(method, c), source.info.palette
-        self.examples = [augment.squash(source[i], data.size) for i in range(min(rows, len(source)))]
+        self.examples = [augment.squash(source[i], data.size) for i in inputs.spread(source, rows)]
         self.tasks = [list(tasks_of(method, example, c)) for example in self.examples]
 
     def __call__(self, params) -> np.ndarray:
@@ -273,7 +273,7 @@ def sample(config: Experiment, method: Method, params, weights: str, info: Info,
     """Layouts (a folder's, else the evaluation split's) -> images, N per layout."""
     c = config.sample
     if c.layouts:
-        source = inputs.layouts_source(c.layouts, info, c.size, method.edges)
+        source = inputs.layouts_source(c.layouts, info, method.edges)
         size = c.size if any(c.size) else None
     else:
         source, size = inputs.evaluation_source(config.data, config.seed), config.data.size

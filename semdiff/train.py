@@ -280,6 +280,8 @@ def train(config: Experiment, workdir: Path, config_name: str = "") -> TrainStat
     if step < c.steps:
         logs.say(f"stopped by signal at step {step}, saved; the same command resumes here", main)
         sys.exit(0)
+    if main:
+        logs.draw_curve(workdir)
     logs.say(f"done: {workdir} holds checkpoints, metrics.jsonl, tensorboard/ and pictures/", main)
     return strategy.saved_form(state)
 

@@ -37,6 +37,17 @@ def test_a_resumed_run_writes_its_later_lines_again(tmp_path):
     assert [(row["step"], row["loss"]) for row in rows(tmp_path)] == [(10, 10), (20, 20), (30, 31)]
 
 
+def test_the_curve_is_drawn_from_the_metrics(tmp_path):
+    writer = logs.Writer(tmp_path)
+    for step in (10, 20, 30):
+        writer.scalars(step, {"mse": 1 / step})
+    writer.scalars(30, {"eval/mse": float("nan")})
+    writer.close()
+    path = logs.draw_curve(tmp_path)
+    assert path == tmp_path / "pictures" / "curve_mse.png"
+    assert path.stat().st_size > 1000
+
+
 def test_an_inactive_writer_writes_nothing(tmp_path):
     writer = logs.Writer(tmp_path, active=False)
     writer.scalars(1, {"loss": 1.0})

@@ -98,6 +98,7 @@ def test_a_run_says_what_it_is_and_leaves_what_it_promises(trained):
     assert "a step's own memory" in output
     assert sorted(metrics(workdir)) == [1, 2, 3, 4, 5, 6]
     assert (workdir / "pictures" / "grid_00000003.png").exists()
+    assert (workdir / "pictures" / "curve_mse.png").exists()
     assert list((workdir / "tensorboard").iterdir())
     about = json.loads((workdir / "config.json").read_text())
     assert about["config"]["train"]["steps"] == 6
