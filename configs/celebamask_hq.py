@@ -15,7 +15,8 @@ exchange left and right.
 Iterations are unpublished; those below are a guess. Stage 2, the fine-tuning for classifier-free guidance
 (same learning rate), replaces the layout by nothing with probability 0.2; its steps are counted from the
 start of stage 1. It can also start in an empty DIR from a weights file: celebamask_hq.py:2 with
---config.train.init=weights.safetensors, which `python -m semdiff.convert import` makes of a released one.
+--config.train.init=weights.safetensors --config.train.steps=100_000; `python -m semdiff.convert import` makes such a file
+of a released one, --mode=export of a run of your own.
 """
 
 import ml_collections

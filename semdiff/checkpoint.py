@@ -17,6 +17,8 @@ from semdiff.config import Experiment, as_dict, differences
 
 # What the weights mean; the rest of a configuration may change between the runs of one workdir.
 IDENTITY = ("model", "process")
+# Of the model: how it is computed, not what its weights mean.
+COMPUTATION = ("dtype", "remat", "label_conv", "dropout")
 
 
 class CheckpointError(ValueError):
@@ -112,9 +114,7 @@ class Checkpoints:
     def compare(self, step: int, like, about: dict):
         """An error naming keys and shapes when the checkpoint holds another network."""
         written = self.about(step)
-        lines = differences(
-            {k: written["config"][k] for k in IDENTITY}, {k: about["config"][k] for k in IDENTITY}
-        )
+        lines = differences(_identity(written["config"]), _identity(about["config"]))
         lines += differences(written["data"], about["data"], "data")
         have = self._shapes(step)
         want = {
@@ -145,6 +145,10 @@ class Checkpoints:
                 self._manager.close()
 
 
+def _identity(config: dict) -> dict:
+    return {part: {k: v for k, v in config[part].items() if k not in COMPUTATION} for part in IDENTITY}
+
+
 def _plain(state) -> dict:
     return state if isinstance(state, dict) else dict(vars(state))
 
@@ -167,9 +171,9 @@ def prepare_workdir(workdir: str | Path) -> Path:
     workdir = Path(workdir).expanduser().resolve()
     try:
         workdir.mkdir(parents=True, exist_ok=True)
-        probe = workdir / ".writable"
+        probe = workdir / f".writable-{jax.process_index()}"
         probe.write_text("")
-        probe.unlink()
+        probe.unlink(missing_ok=True)
     except OSError as error:
         raise CheckpointError(
             f"cannot write to the workdir {workdir}: {error}. Give --workdir a folder you may write to."

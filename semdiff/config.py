@@ -30,6 +30,7 @@ class Data:
     flip: bool = True  # random horizontal flip; left/right classes change places
     edges: bool = True  # give the network the borders between instances, where the data has instances
     length: int = 0  # scenes: images in the training split; 0: the source's own
+    mismatch: str = "error"  # folder: image and label of different size: error, resize_label or resize_image
     num_classes: int = 0  # folder without dataset.json: the number of classes; 0: as found
     cache: bool = True  # keep decoded images in memory
     workers: int = 0  # processes that prepare batches; 0: threads
@@ -149,7 +150,7 @@ class Evaluate:
     segmenter_steps: int = 1500
     segmenter_batch: int = 16
     segmenter_width: int = 32
-    grid: int = 6  # rows of the picture
+    grid: int = 6  # rows of the picture; 0: no picture
 
 
 @dataclass(frozen=True)

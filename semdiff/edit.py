@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import jax
 import numpy as np
 
 from semdiff import inputs
@@ -31,19 +32,15 @@ def edit(config: Experiment, method: Method, params, weights: str, info: Info, f
         old = {example["name"]: example["layout"] for example in map(source.__getitem__, range(len(source)))}
     settings = settings_of(config, weights) | {"margin": c.margin, "resample": c.resample}
     output = Output(folder, settings, info)
-    tasks = (
-        task
-        for i in range(len(new))
-        for task in edit_tasks(method, new[i], old, c, config.sample)
-        if Output.name_of(task) not in output.done
-    )
+    mine = range(jax.process_index(), len(new), jax.process_count())
+    tasks = (task for i in mine for task in edit_tasks(method, new[i], old, c, config.sample))
     runner = Runner(method, config.sample, c.resample)
-    total = len(new) * config.sample.per_layout
+    total = len(mine) * config.sample.per_layout
 
     def run(batch: list[Task]) -> list[np.ndarray]:
         return [composite(task, image) for task, image in zip(batch, runner(params, batch))]
 
-    run_tasks(run, config.sample.batch_size, tasks, total, output, lambda task: f"{c.layouts}/{task.name}")
+    run_tasks(run, runner.batch_size, tasks, total, output, c.layouts)
     return output.folder
 
 
@@ -81,7 +78,7 @@ def edit_tasks(method: Method, example: dict, old: dict | None, c: Edit, s: Samp
 
 def find(folder: str, name: str, suffixes: tuple[str, ...]) -> Path:
     for suffix in suffixes:
-        if (path := Path(folder) / f"{name}{suffix}").exists():
+        if (path := Path(folder).expanduser() / f"{name}{suffix}").exists():
             return path
     raise ConfigError(
         f"{folder} has no {name} with suffix {' or '.join(suffixes)}: every layout needs its file there"

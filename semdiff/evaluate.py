@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from semdiff import checkpoint, draw, inputs, logs
-from semdiff.config import Experiment, fingerprint
+from semdiff.config import Experiment, as_dict, fingerprint
 from semdiff.convert import weights
 from semdiff.data import augment, pipeline
 from semdiff.data.source import Info
@@ -38,7 +38,7 @@ def evaluate(config: Experiment, method: Method, params, step: str, info: Info, 
     c = config.evaluate
     read = build_reader(config, info, checkpoint.prepare_workdir(workdir))
     source = inputs.evaluation_source(config.data, config.seed)
-    inputs.check_same_classes(info, source.info)
+    inputs.check_same_classes(info, source.info, method.edges)
     examples = [augment.squash(source[i], config.data.size) for i in inputs.spread(source, c.limit)]
     layouts = np.stack([e["layout"] for e in examples])
 
@@ -56,16 +56,19 @@ def evaluate(config: Experiment, method: Method, params, step: str, info: Info, 
 
     folder = workdir / "evaluation" / step
     folder.mkdir(parents=True, exist_ok=True)
-    picture = Grid(method, source, config.sample, config.data, c.grid)(params)
-    legend = draw.legend(info.names, info.palette, picture.shape[1])
-    draw.save_png(folder / "grid.png", np.concatenate([picture, legend]))
+    if c.grid:
+        picture = Grid(method, source, config.sample, config.data, c.grid)(params)
+        legend = draw.legend(info.names, info.palette, picture.shape[1])
+        draw.save_png(folder / "grid.png", np.concatenate([picture, legend]))
     values = {r.name: r.values(rarest_third(rows[0].confusion)) for r in rows}
     details = {"layouts": len(examples), "iou": {r.name: named_iou(r, info) for r in rows}}
     checkpoint.write_json(folder / "metrics.json", {"rows": values, **details})
     table = markdown(values)
     (folder / "table.md").write_text(table + "\n")
     logs.say(f"\n{table}\n\n{len(examples)} layouts of the {config.data.eval_split} split")
-    logs.say(f"pictures: {folder / 'grid.png'}\ntable:    {folder / 'table.md'}")
+    if c.grid:
+        logs.say(f"pictures: {folder / 'grid.png'}")
+    logs.say(f"table:    {folder / 'table.md'}")
     return folder
 
 
@@ -75,7 +78,7 @@ def generate(config: Experiment, method: Method, params, examples: list[dict], g
     run = Runner(method, settings)
     progress = logs.Progress(len(examples), unit="image")
     images = {}
-    for batch in batched((t for e in examples for t in tasks_of(method, e, settings)), settings.batch_size):
+    for batch in batched((t for e in examples for t in tasks_of(method, e, settings)), run.batch_size):
         images |= {task.name: image for task, image in zip(batch, run(params, batch))}
         progress.report(len(images), f"guidance {guidance:g}")
     return np.stack([images[e["name"]] for e in examples])
@@ -87,7 +90,12 @@ def build_reader(config: Experiment, info: Info, workdir: Path):
     model = segmenter.Segmenter(info.num_classes, c.segmenter_width)
     facts = {
         "classes": list(info.names),
-        "data": [config.data.source, config.data.root, config.data.split, *config.data.size, config.seed],
+        "data": {
+            k: v
+            for k, v in as_dict(config.data).items()
+            if k not in ("eval_split", "cache", "workers", "edges")
+        },
+        "seed": config.seed,
         "training": [c.segmenter_steps, c.segmenter_batch, c.segmenter_width],
     }
     path = workdir / f"segmenter-{fingerprint(facts)}.safetensors"

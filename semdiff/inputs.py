@@ -19,22 +19,28 @@ def evaluation_source(data: Data, seed: int) -> Source:
 def _source(data: Data, split: str, seed: int, **options) -> Source:
     if data.source == "scenes":
         options |= {"size": data.size, "seed": seed}
+    if data.source == "folder":
+        options["mismatch"] = data.mismatch
     if data.root:
-        options["root"] = data.root
+        options["root"] = Path(data.root).expanduser()
     if data.num_classes:
         options["num_classes"] = data.num_classes
     return make_source(data.source, split=split, **{k: v for k, v in options.items() if v is not None})
 
 
 def layouts_source(folder: str, info: Info, edges: bool) -> Source:
-    """Layouts to sample from; a network with an edge channel wants instance maps in FOLDER/../instances."""
-    instances = Path(folder).parent / "instances"
+    """Layouts to sample from. A network with an edge channel wants instance maps too: FOLDER/../instances, or where a
+    data set has them, ROOT/instances/SPLIT beside ROOT/labels/SPLIT."""
+    path = Path(folder).expanduser()
+    split = path.parent.name == "labels"
+    instances = path.parents[1] / "instances" / path.name if split else path.parent / "instances"
     if edges and not instances.is_dir():
         raise ConfigError(
             f"this network was trained with borders between instances, but {instances} does not exist. Put instance maps "
-            f"(16-bit PNG, the names of the layouts in {folder}, 0 where there is no instance) there."
+            f"(PNG of 8 or 16 bits, the names of the layouts in {folder}, 0 where there is no instance) there; where the "
+            "borders are those between classes (CelebAMask-HQ), copies of the layouts do."
         )
-    return Layouts(folder, info=info, instances=instances if edges else None)
+    return Layouts(path, info=info, instances=instances if edges else None)
 
 
 def spread(source: Source, count: int) -> list[int]:
@@ -74,8 +80,9 @@ def identity(info: Info, edges: bool) -> dict:
     return {"classes": list(info.names), "edges": edges}
 
 
-def check_same_classes(trained: Info, other: Info):
-    if trained.num_classes != other.num_classes or trained.has_instances != other.has_instances:
+def check_same_classes(trained: Info, other: Info, edges: bool):
+    """A split to evaluate on must have the classes trained on, and instances where the network wants them."""
+    if trained.num_classes != other.num_classes or (edges and not other.has_instances):
         raise ConfigError(
             f"the evaluation split has {other.num_classes} classes (instances: {other.has_instances}), the training split "
             f"{trained.num_classes} (instances: {trained.has_instances}). Set config.data.num_classes, or complete it."

@@ -1,6 +1,7 @@
 """python -m semdiff.main --config=configs/scenes.py --workdir=DIR [--mode=MODE] [--config.key=value]"""
 
 import errno
+import hashlib
 import os
 import sys
 import traceback
@@ -38,7 +39,9 @@ def trained(config: Experiment, workdir: Path):
     if path := config.sample.weights:
         params, _ = weight_files.load_weights(path)
         weight_files.check_tree(params, like, path)
-        return spelled, jax.tree.map(jax.numpy.asarray, params), Path(path).stem, info
+        with open(path, "rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()[:8]
+        return spelled, jax.tree.map(jax.numpy.asarray, params), f"{Path(path).stem}-{digest}", info
     checkpoints = checkpoint.Checkpoints(workdir)
     step = checkpoints.latest()
     if step is None:
@@ -60,14 +63,16 @@ def run(config: Experiment, workdir: Path, mode: str, name: str):
         train.train(config, workdir, name)
         return
     spelled, params, weights, info = trained(config, workdir)
+    if mode in ("export", "evaluate") and jax.process_index():
+        return  # one process writes them
     if mode == "sample":
-        folder = Path(config.sample.output or workdir / "samples" / weights)
+        folder = Path(config.sample.output or workdir / "samples" / weights).expanduser()
         sample.sample(config, spelled, params, weights, info, folder)
     elif mode == "edit":
-        folder = Path(config.edit.output or workdir / "edits" / weights)
+        folder = Path(config.edit.output or workdir / "edits" / weights).expanduser()
         edit.edit(config, spelled, params, weights, info, folder)
     elif mode == "export":
-        path = workdir / f"weights-{weights.replace('/', '-')}.safetensors"
+        path = checkpoint.prepare_workdir(workdir) / f"weights-{weights.replace('/', '-')}.safetensors"
         weight_files.save_weights(path, params, {"config": as_dict(config), "classes": list(info.names)})
         logs.say(f"weights: {path}")
     else:
@@ -87,6 +92,8 @@ def main(_):
         jax.distributed.initialize()
     elif COORDINATOR.value:
         jax.distributed.initialize(COORDINATOR.value, PROCESSES.value, PROCESS.value)
+    elif PROCESSES.value is not None or PROCESS.value is not None:
+        raise app.UsageError("--processes and --process need --coordinator=HOST:PORT of process 0")
     try:
         name = config_flags.get_config_filename(flags.FLAGS["config"])
         run(parse(CONFIG.value), Path(WORKDIR.value).expanduser(), MODE.value, name)
@@ -108,4 +115,5 @@ def leave(words: str):
 
 
 if __name__ == "__main__":
+    flags.mark_flag_as_required("config")
     app.run(main)

@@ -105,6 +105,10 @@ class Pmap:
             raise ConfigError(
                 f"config.train.fsdp is {fsdp}, but the pmap strategy cannot split parameters; use jit"
             )
+        if jax.process_count() > 1:
+            raise ConfigError(
+                "config.train.strategy is pmap, which cannot save from several processes; use jit"
+            )
         self.devices = jax.local_devices()
 
     def __str__(self):
@@ -147,6 +151,12 @@ STRATEGIES = {"jit": Mesh, "pmap": Pmap}
 
 
 def build(config: Train) -> Mesh | Pmap:
+    for key in ("steps", "batch_size", "accumulate", "log_every", "eval_every", "save_every"):
+        if getattr(config, key) < 1:
+            raise ConfigError(
+                f"config.train.{key} is {getattr(config, key)}; it must be at least 1 "
+                "(an interval longer than the run switches it off)"
+            )
     strategy = choose(STRATEGIES, config.strategy, "config.train.strategy")(config.fsdp)
     devices = jax.device_count()
     if config.batch_size % (devices * config.accumulate):

@@ -35,6 +35,11 @@ class Task:
     known: np.ndarray | None = None  # editing: the image [H, W, 3] uint8, padded
     free: np.ndarray | None = None  # editing: [H, W] bool, where to generate
 
+    @property
+    def contents(self) -> str:
+        """A hash of all that goes in."""
+        return digest_of(self.layout, self.edges, self.known, self.free).hexdigest()[:16]
+
 
 def build_generate(method: Method, c: Sample, progress: Callable | None = None) -> Callable:
     """generate(params, condition, keys, known=None, free=None, resample=1) -> uint8 [B, H, W, 3]; compiled once a shape.
@@ -86,14 +91,20 @@ def build_generate(method: Method, c: Sample, progress: Callable | None = None) 
 
 def image_key(seed: int, copy: int, *arrays: np.ndarray | None):
     """A key from contents: equal layouts with equal seeds give equal images."""
-    digest = hashlib.sha256()
-    for array in arrays:
-        if array is not None:
-            digest.update(repr(array.shape).encode() + np.ascontiguousarray(array, np.int32).tobytes())
+    digest = digest_of(*arrays)
     key = jax.random.fold_in(jax.random.key(seed), copy)
     for word in np.frombuffer(digest.digest()[:8], np.uint32):
         key = jax.random.fold_in(key, word)
     return key
+
+
+def digest_of(*arrays: np.ndarray | None):
+    """SHA-256 of shapes and values."""
+    digest = hashlib.sha256()
+    for array in arrays:
+        if array is not None:
+            digest.update(repr(array.shape).encode() + np.ascontiguousarray(array, np.int32).tobytes())
+    return digest
 
 
 def padded(array: np.ndarray | None, multiple: int) -> np.ndarray | None:
@@ -196,16 +207,20 @@ class Output:
         (self.folder / "images").mkdir(parents=True, exist_ok=True)
         several = jax.process_count() > 1
         self.manifest = self.folder / f"manifest{f'-{jax.process_index()}' if several else ''}.jsonl"
-        self.done = set().union(*(self._read(path) for path in sorted(self.folder.glob("manifest*.jsonl"))))
+        self.done: dict[str, str] = {}
+        for path in sorted(self.folder.glob("manifest*.jsonl")):
+            self.done |= self._read(path)
         classes = [{"id": i, "name": c.name, "color": list(c.color)} for i, c in enumerate(info.classes)]
         about = {"name": f"generated from {info.name}", "num_classes": info.num_classes, "classes": classes}
         if info.void_id is not None:
-            about |= {"void_id": info.void_id}
+            about["void_id"] = info.void_id
+        if info.flip_pairs:
+            about["flip_pairs"] = [list(pair) for pair in info.flip_pairs]
         (self.folder / "dataset.json").write_text(json.dumps(about, indent=1))
 
-    def _read(self, path: Path) -> set[str]:
-        """The images that are there, with their lines; other lines are taken out, so that each image has one."""
-        done, kept = set(), ""
+    def _read(self, path: Path) -> dict[str, str]:
+        """Image -> what it was made from; lines without their image are taken out, so that each image has one."""
+        done, kept = {}, ""
         for line in path.read_text().splitlines():
             try:
                 entry = json.loads(line)
@@ -217,7 +232,7 @@ class Output:
                     "Choose another config.sample.output, or remove that folder."
                 )
             if (self.folder / entry["image"]).exists():
-                done.add(entry["image"])
+                done[entry["image"]] = entry["contents"]
                 kept += line + "\n"
         if path == self.manifest:  # another process's file is its own to mend
             temporary = path.with_suffix(".tmp")
@@ -229,12 +244,28 @@ class Output:
     def name_of(task: Task) -> str:
         return f"images/{task.name}_{task.copy}.png"
 
+    def is_done(self, task: Task) -> bool:
+        """Whether the image is there; an error if it was made from something else."""
+        made_from = self.done.get(self.name_of(task), task.contents)
+        if made_from != task.contents:
+            raise ConfigError(
+                f"{self.folder / self.name_of(task)} was made from another layout, image or mask of the same name. "
+                "Choose another output folder, or remove that one."
+            )
+        return self.name_of(task) in self.done
+
     def write(self, task: Task, image: np.ndarray, layout_file: str):
         name = self.name_of(task)
         layout = task.layout[: task.size[0], : task.size[1]]
         draw.save_png(self.folder / name.replace("images/", "labels/", 1), layout.astype(label_dtype(layout)))
         draw.save_png(self.folder / name, image)
-        entry = {"image": name, "layout": layout_file, "copy": task.copy, "settings": self.settings}
+        entry = {
+            "image": name,
+            "layout": layout_file,
+            "copy": task.copy,
+            "contents": task.contents,
+            "settings": self.settings,
+        }
         with self.manifest.open("a") as file:
             file.write(json.dumps(entry) + "\n")
 
@@ -277,22 +308,15 @@ def sample(config: Experiment, method: Method, params, weights: str, info: Info,
         size = c.size if any(c.size) else None
     else:
         source, size = inputs.evaluation_source(config.data, config.seed), config.data.size
+        inputs.check_same_classes(info, source.info, method.edges)
     output = Output(folder, settings_of(config, weights), info)
     count = min(c.limit or len(source), len(source))
     mine = range(jax.process_index(), count, jax.process_count())
-    tasks = (
-        t for i in mine for t in tasks_of(method, source[i], c, size) if Output.name_of(t) not in output.done
-    )
-    total = len(mine) * c.per_layout
+    tasks = (t for i in mine for t in tasks_of(method, source[i], c, size))
     run = Runner(method, c, progress=logs.Heartbeat(c.steps) if c.steps > LONG_CHAIN else None)
-    run_tasks(
-        lambda batch: run(params, batch),
-        c.batch_size,
-        tasks,
-        total,
-        output,
-        lambda t: f"{c.layouts or config.data.eval_split}/{t.name}",
-    )
+    total = len(mine) * c.per_layout
+    origin = c.layouts or config.data.eval_split
+    run_tasks(lambda batch: run(params, batch), run.batch_size, tasks, total, output, origin)
     logs.say(f"{total} images in {output.folder}")
     return output.folder
 
@@ -303,13 +327,22 @@ def run_tasks(
     tasks: Iterable[Task],
     total: int,
     output: Output,
-    layout_file: Callable[[Task], str],
+    origin: str,
 ):
-    """Make and write what is not there yet, batch by batch."""
-    done = len(output.done)
-    progress = logs.Progress(total, done, unit="image")
-    for batch in batched(tasks, batch_size):
+    """Make and write what is not there yet, batch by batch; `origin` is where the layouts come from."""
+    skipped = made = 0
+
+    def missing():
+        nonlocal skipped
+        for task in tasks:
+            if output.is_done(task):
+                skipped += 1
+            else:
+                yield task
+
+    progress = logs.Progress(total, unit="image")
+    for batch in batched(missing(), batch_size):
         for task, image in zip(batch, run(batch)):
-            output.write(task, image, layout_file(task))
-        done += len(batch)
-        progress.report(done)
+            output.write(task, image, f"{origin}/{task.name}")
+        made += len(batch)
+        progress.report(skipped + made)

@@ -303,7 +303,7 @@ class Evaluator:
     def __init__(self, trainer: Trainer, config: Experiment, info, writer: logs.Writer):
         self.config, self.writer = config, writer
         self.source = inputs.evaluation_source(config.data, config.seed)
-        inputs.check_same_classes(info, self.source.info)
+        inputs.check_same_classes(info, self.source.info, trainer.method.edges)
         self.validate = jax.jit(trainer.validate)
         rows = config.train.grid
         self.grid = (

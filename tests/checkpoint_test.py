@@ -92,6 +92,13 @@ def test_a_changed_learning_rate_may_resume(tmp_path):
     equal(checkpoints.restore(2, state_of(9), other), state_of(2))
 
 
+def test_how_a_network_is_computed_may_change(tmp_path):
+    checkpoints = write(tmp_path)
+    other = about_of()
+    other["config"]["model"] |= {"dtype": "bfloat16", "remat": True}
+    equal(checkpoints.restore(2, state_of(9), other), state_of(2))
+
+
 def test_a_failed_save_leaves_the_older_checkpoint_usable(tmp_path, monkeypatch):
     checkpoints = write(tmp_path, steps=(1,))
     import orbax.checkpoint as ocp

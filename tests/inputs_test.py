@@ -26,4 +26,4 @@ def test_splits_of_other_classes_are_refused():
     info = inputs.training_source(tiny_experiment().data, 0).info
     other = replace(info, classes=info.classes[:-1])
     with pytest.raises(ConfigError, match="15 classes"):
-        inputs.check_same_classes(info, other)
+        inputs.check_same_classes(info, other, False)

@@ -104,6 +104,14 @@ def test_other_settings_do_not_mix_into_one_folder(setting, tmp_path):
         run(setting, out, layouts=layouts, steps=2)
 
 
+def test_another_layout_of_the_same_name_is_not_taken_for_done(setting, tmp_path):
+    layouts = layouts_folder(tmp_path / "in", [(8, 8)] * 2)
+    out = run(setting, tmp_path / "out", layouts=layouts)
+    Image.fromarray(np.full((8, 8), 3, np.uint8)).save(f"{layouts}/scene_1.png")
+    with pytest.raises(ConfigError, match=r"scene_1_0.png was made from another layout"):
+        run(setting, out, layouts=layouts)
+
+
 def test_cached_modulation_gives_the_same_images(setting, tmp_path):
     layouts = layouts_folder(tmp_path / "in", [(8, 8)] * 2)
     plain = images_of(run(setting, tmp_path / "a", layouts=layouts))

@@ -206,6 +206,9 @@ def test_batches_must_divide_over_devices_in_words():
     config = Experiment().train
     with pytest.raises(ValueError, match=r"batch_size is 33.*multiple of devices x accumulate"):
         parallel.build(replace(config, batch_size=33, accumulate=2))
+    for key in ("steps", "accumulate", "log_every", "save_every", "eval_every"):
+        with pytest.raises(ValueError, match=f"config.train.{key} is 0"):
+            parallel.build(replace(config, **{key: 0}))
     with pytest.raises(ValueError, match="fsdp is 3"):
         parallel.Mesh(3)
     with pytest.raises(ValueError, match="pmap strategy cannot split"):

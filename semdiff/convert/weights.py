@@ -27,6 +27,8 @@ def save_weights(
 def load_weights(path: str | Path) -> tuple[dict[str, Any], dict[str, Any]]:
     """(nested parameters as numpy arrays, metadata) of a file that `save_weights` wrote."""
     path = Path(path)
+    if not path.is_file():
+        raise ValueError(f"{path}: no such file; expected weights (.safetensors) saved by semdiff")
     try:
         with safetensors.safe_open(path, framework="np") as file:
             header = json.loads((file.metadata() or {}).get(MARK, "null"))

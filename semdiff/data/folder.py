@@ -284,7 +284,7 @@ def _count_classes(labels: Path) -> int:
             f"{labels}: the label maps hold 255 beside ids below {others}, which may mean void or"
             f" white. Write a dataset.json above them: for void, {{"
             f'"num_classes": {others}, "void_id": {others}, "ignore_id_map": {{"255": {others}}}}};'
-            f" or pass num_classes=256 if these really are 256 classes."
+            f" or set config.data.num_classes=256 if these really are 256 classes."
         )
     return max(seen) + 1
 
@@ -333,7 +333,7 @@ def _same_size(example: Example, files: Files, mismatch: str) -> Example:
         listed = ", ".join(f"{key} {w}x{h} ({paths[key]})" for key, (h, w) in sizes.items())
         raise DataError(
             f"{files.name}: sizes differ (width x height): {listed}. Expected one size. Correct the"
-            ' files; or, where the shapes agree, pass mismatch="resize_label" (labels are sampled'
+            ' files; or, where the shapes agree, set config.data.mismatch="resize_label" (labels are sampled'
             ' at the image\'s pixels) or mismatch="resize_image". Shapes that differ (a picture'
             " turned on its side) are never resampled."
         )

@@ -7,7 +7,7 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Confusion:
-    """counts[i, j]: pixels of true class i read as class j. Sums of confusions are confusions."""
+    """counts[i, j]: pixels of true class i read as class j."""
 
     counts: np.ndarray  # [K, K] int64
 
@@ -20,9 +20,6 @@ class Confusion:
             true, read = true[true != ignore], read[true != ignore]
         counts = np.bincount(num_classes * true + read, minlength=num_classes**2)
         return cls(counts.reshape(num_classes, num_classes))
-
-    def __add__(self, other: "Confusion") -> "Confusion":
-        return Confusion(self.counts + other.counts)
 
     @property
     def iou(self) -> np.ndarray:

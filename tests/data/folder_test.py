@@ -139,7 +139,8 @@ def test_classes_are_counted_over_all_splits(tmp_path):
     assert Folder(root, "train").info.num_classes == 301
     write(root / "labels" / "val" / "s1.png", np.full((6, 8), 255, np.uint8))
     with pytest.raises(
-        DataError, match=r'hold 255 beside ids below 3.*"ignore_id_map": \{"255": 3\}.*num_classes=256'
+        DataError,
+        match=r'hold 255 beside ids below 3.*"ignore_id_map": \{"255": 3\}.*config.data.num_classes=256',
     ):
         Folder(root, "train")
 
@@ -190,7 +191,7 @@ def test_sizes_that_differ(tmp_path):
     root = make_tree(tmp_path)
     ids = np.arange(12, dtype=np.uint8).reshape(3, 4) % 3
     write(root / "labels" / "train" / "s0.png", ids)
-    expected = r's0: sizes differ.*image 8x6 \(.*s0\.png\), layout 4x3 \(.*\)\. .*mismatch="resize_label"'
+    expected = r's0: sizes differ.*image 8x6 \(.*s0\.png\), layout 4x3 \(.*\)\. .*config.data.mismatch="resize_label"'
     with pytest.raises(DataError, match=expected):
         Folder(root, "train")[0]
     resized = Folder(root, "train", mismatch="resize_label")[0]

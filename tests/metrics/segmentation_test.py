@@ -29,13 +29,6 @@ def test_against_loops_with_an_ignored_class():
     assert confusion.mean_iou == pytest.approx(np.mean(confusion.iou[[0, 1, 2, 4]]))
 
 
-def test_confusions_add():
-    rng = np.random.default_rng(1)
-    true, read = rng.integers(0, 3, (2, 50)), rng.integers(0, 3, (2, 50))
-    total = Confusion.of(true[0], read[0], 3) + Confusion.of(true[1], read[1], 3)
-    np.testing.assert_array_equal(total.counts, Confusion.of(true, read, 3).counts)
-
-
 def test_a_class_read_but_never_true_costs_the_others_only():
     confusion = Confusion.of(np.zeros(4, int), np.array([0, 0, 0, 1]), 2)
     assert confusion.iou[1] == 0
