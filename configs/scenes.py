@@ -33,11 +33,11 @@ def get_config() -> ml_collections.ConfigDict:
     config.optimizer.clip_norm = 1.0
     config.optimizer.ema = 0.995
 
-    config.train.steps = 1000
+    config.train.steps = 800
     config.train.batch_size = 8
     config.train.log_every = 50
-    config.train.eval_every = 500
-    config.train.save_every = 250
+    config.train.eval_every = 800
+    config.train.save_every = 200
 
     config.sample.sampler = "dpmpp_2m"
     config.sample.steps = 20
@@ -45,8 +45,8 @@ def get_config() -> ml_collections.ConfigDict:
     config.sample.batch_size = 12
     config.sample.cache_modulation = True
 
-    config.evaluate.limit = 48
+    config.evaluate.limit = 36
     config.evaluate.guidance = (1.0, 1.5)
-    config.evaluate.segmenter_steps = 500
+    config.evaluate.segmenter_steps = 400
     config.evaluate.segmenter_width = 16
     return config
