@@ -47,6 +47,6 @@ def get_config() -> ml_collections.ConfigDict:
 
     config.evaluate.limit = 36
     config.evaluate.guidance = (1.0, 1.5)
-    config.evaluate.segmenter_steps = 400
+    config.evaluate.segmenter_steps = 700
     config.evaluate.segmenter_width = 16
     return config
