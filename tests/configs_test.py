@@ -85,7 +85,7 @@ def test_docstring_says_how_to_run_it(name):
 def test_stage_one_is_the_default_and_others_are_refused():
     module, _ = load("ade20k.py:1")
     assert parse(module.get_config()) == read("ade20k.py:1")
-    with pytest.raises(ConfigError, match=r"configs/ade20k.py:STAGE is '3'; choose one of 1, 2"):
+    with pytest.raises(ConfigError, match=r"configs/NAME.py:STAGE is '3'; choose one of 1, 2"):
         module.get_config("3")
 
 
