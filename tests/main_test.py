@@ -5,6 +5,7 @@ import os
 import re
 import resource
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -146,6 +147,20 @@ def test_sigterm_saves_and_ends_cleanly_and_the_rest_is_the_same(trained, start,
         assert "the same command resumes here" in output
     run(tmp_path, "--config.train.eval_every=3")
     assert losses(tmp_path) == losses(whole)
+
+
+def test_two_hosts_compute_what_one_does(trained, start, tmp_path):
+    whole, _ = trained
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    flags = [f"--coordinator=127.0.0.1:{port}", "--processes=2", "--config.train.eval_every=3"]
+    hosts = [start(tmp_path, *flags, f"--process={i}", JAX_NUM_CPU_DEVICES="2") for i in range(2)]
+    outputs = [host.communicate(timeout=400)[0] for host in hosts]
+    assert [host.returncode for host in hosts] == [0, 0], outputs[0][-2000:]
+    assert "devices: 4 x cpu" in outputs[0]
+    for step, values in losses(whole).items():
+        np.testing.assert_allclose(losses(tmp_path)[step], values, rtol=1e-4)
 
 
 def test_a_finished_run_has_nothing_to_do(trained, run):
