@@ -1,4 +1,7 @@
-"""Semantic editing: regenerate what a mask frees, under a new layout; the rest stays, bit for bit."""
+"""Semantic editing: regenerate what a mask frees, under a new layout; the rest stays, bit for bit.
+
+The chain ends at t = 0, where what is held is the image itself, and 8-bit pixels survive the way there and back.
+"""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -37,17 +40,8 @@ def edit(config: Experiment, method: Method, params, weights: str, info: Info, f
     runner = Runner(method, config.sample, c.resample)
     total = len(mine) * config.sample.per_layout
 
-    def run(batch: list[Task]) -> list[np.ndarray]:
-        return [composite(task, image) for task, image in zip(batch, runner(params, batch))]
-
-    run_tasks(run, runner.batch_size, tasks, total, output, c.layouts)
+    run_tasks(lambda batch: runner(params, batch), runner.batch_size, tasks, total, output, c.layouts)
     return output.folder
-
-
-def composite(task: Task, image: np.ndarray) -> np.ndarray:
-    """The result inside the mask, the original pixels outside."""
-    h, w = task.size
-    return np.where(task.free[:h, :w, None], image, task.known[:h, :w])
 
 
 def edit_tasks(method: Method, example: dict, old: dict | None, c: Edit, s: Sample) -> Iterator[Task]:
