@@ -55,13 +55,6 @@ def train_crop(example: Example, size: Size, max_scale: float, rng: np.random.Ge
     return _window(example, (height, width), (top, left), size)
 
 
-def fit(example: Example, size: Size) -> Example:
-    """The central window of `size` after the smallest resize that covers it."""
-    height, width = _cover(_shape(example), size, 1.0)
-    corner = ((height - size[0]) // 2, (width - size[1]) // 2)
-    return _window(example, (height, width), corner, size)
-
-
 def squash(example: Example, size: Size) -> Example:
     """The whole example at `size`, whatever happens to its proportions."""
     return _window(example, size, (0, 0), size)

@@ -41,7 +41,6 @@ class Gaussian:
     variance: Literal["learned_range", "small", "large"] = field(
         default="learned_range", metadata={"static": True}
     )
-    first_steps: tuple[int, int] = field(default=(1, 2), metadata={"static": True})
 
     @property
     def num_steps(self) -> int:
@@ -50,15 +49,6 @@ class Gaussian:
     @property
     def output_channels_per_channel(self) -> int:
         return 2 if self.variance == "learned_range" else 1
-
-    def on_steps(self, times) -> "Gaussian":
-        """The process seen by a chain that visits only `times` (descending, ending in 0).
-
-        For the chain's likelihood bound. Sampling does not ask: no noise is added at the lowest time.
-        """
-        if len(times) < 3:  # a single step has no next one to borrow from: keep the full chain's
-            return self
-        return replace(self, first_steps=(int(times[-2]), int(times[-3])))
 
 
 @jax.tree_util.register_dataclass
@@ -127,11 +117,10 @@ def q_posterior(process: Gaussian, xt: Image, x0: Image, s: Times, t: Times) -> 
 def log_variance_range(process: Gaussian, s: Times, t: Times) -> tuple[PerExample, PerExample]:
     """(log betatilde, log beta) of the step t -> s: the two ends of the learned range (Improved DDPM Eq. 15).
 
-    betatilde is 0 at s = 0; there the value of the chain's next step stands in.
+    betatilde is 0 at s = 0; there that of the step 2 -> 1 stands in, as in all released codes.
     """
-    low_s, low_t = (jnp.full_like(t, step) for step in process.first_steps)
     at_data = s == 0
-    _, _, small = posterior_coefficients(process, jnp.where(at_data, low_s, s), jnp.where(at_data, low_t, t))
+    _, _, small = posterior_coefficients(process, jnp.where(at_data, 1, s), jnp.where(at_data, 2, t))
     _, large = schedules.transition(process.schedule, s, t)
     return jnp.log(small), jnp.log(large)
 

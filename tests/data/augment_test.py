@@ -71,7 +71,6 @@ def test_an_example_of_the_right_size_is_untouched():
     rng = np.random.default_rng(0)
     assert same(augment.train_crop(original, (16, 24), 1.0, rng), original)
     assert same(augment.squash(original, (16, 24)), original)
-    assert same(augment.fit(original, (16, 24)), original)
 
 
 def test_a_crop_without_resize_is_a_window_of_the_original():
@@ -147,11 +146,8 @@ def test_a_window_equals_the_crop_of_the_resized_whole():
         assert np.abs(difference).max() <= (3 if key == "image" else 0)
 
 
-def test_fit_is_central_and_squash_is_whole():
+def test_squash_is_whole():
     original = ramp(40, 80)
-    central = augment.fit(original, (20, 20))
-    assert central["instance"].min() == 21
-    assert central["instance"].max() == 59
     squashed = augment.squash(original, (20, 20))
     assert squashed["instance"].min() == 2
     assert squashed["instance"].max() == 78

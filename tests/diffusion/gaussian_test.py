@@ -261,9 +261,10 @@ def respaced(times):
 @pytest.mark.parametrize("count", [1000, 25, 3, 2])
 def test_learned_range_runs_from_betatilde_to_beta(x64, count):
     times = schedules.spaced_times(1000, count)
-    process = process_of().on_steps(times)
+    process = process_of()
     ascending = times[::-1]
     expected_small, expected_large = respaced(ascending[1:])
+    expected_small[0] = respaced(np.arange(1, 1001))[0][0]  # at the last step, that of the whole chain
     s, t = column(ascending[:-1]), column(ascending[1:])
     small, large = gaussian.log_variance_range(process, s, t)
     np.testing.assert_allclose(small, expected_small, atol=1e-9)
@@ -280,15 +281,9 @@ def test_learned_range_runs_from_betatilde_to_beta(x64, count):
     np.testing.assert_allclose(chosen(None, "large"), [expected_small[0], *expected_large[1:]], atol=1e-9)
 
 
-def test_the_full_process_needs_no_on_steps():
-    process = process_of()
-    assert process.on_steps(schedules.spaced_times(1000, 1000)).first_steps == process.first_steps
-    assert process.on_steps(schedules.spaced_times(1000, 25)).first_steps == (1, 43)
-
-
 @pytest.mark.parametrize("name", sorted(schedules.SCHEDULES))
 def test_a_chain_of_one_step_has_a_finite_variance(name):
-    process = process_of(name=name).on_steps(np.array([1000, 0]))
+    process = process_of(name=name)
     ends = gaussian.log_variance_range(process, column([0]), column([1000]))
     assert np.isfinite(ends).all()
 
