@@ -37,7 +37,7 @@ def growth(u: Float[Array, "b #k"], log_rate: Float[Array, "#b k"]) -> PerClass:
     """(lambda^u - 1) / (lambda - 1) for 0 <= u <= 1 and any lambda > 0: at lambda = 1, u."""
     steep = -jnp.abs(log_rate)  # both signs are reduced to lambda < 1, where nothing overflows
     ratio = jnp.expm1(u * steep) / jnp.expm1(jnp.where(steep == 0, -1.0, steep))
-    ratio = jnp.where(steep == 0, u, ratio)
+    ratio = jnp.where((steep == 0) | (u == 1), u, ratio)
     return jnp.where(log_rate > 0, jnp.exp((u - 1) * jnp.maximum(log_rate, 0)) * ratio, ratio)
 
 
@@ -61,21 +61,20 @@ class Exponential:
     def num_classes(self) -> int:
         return self.log_rate.shape[0]
 
-    def _u(self, t: Times) -> Float[Array, "b 1"]:
-        t = jnp.asarray(t, self.log_rate.dtype)
-        return (jnp.maximum(t - self.lag, 0) / self.num_steps)[:, None]
+    def _clock(self, t: Times) -> Float[Array, "b 1"]:
+        return jnp.maximum(jnp.asarray(t, self.log_rate.dtype) - self.lag, 0)[:, None]
 
     def drop(self, s: Times, t: Times) -> PerClass:
-        """lambda^{u_s} (lambda^{u_t - u_s} - 1) / (lambda - 1)."""
-        us, ut = self._u(s), self._u(t)
-        falling, rising = jnp.minimum(self.log_rate, 0), jnp.maximum(self.log_rate, 0)
-        # The factor lambda^{u_s} of a large lambda joins the 1 / lambda inside `growth`.
-        steep = growth(ut - us, -jnp.abs(self.log_rate)[None])
-        return steep * jnp.exp(us * falling + (ut - 1) * rising)
+        """lambda^{u_s} (lambda^{u_t - u_s} - 1) / (lambda - 1). Times are subtracted before they are divided: exactly."""
+        s, t = self._clock(s), self._clock(t)
+        step = growth((t - s) / self.num_steps, -jnp.abs(self.log_rate)[None])
+        # Of a lambda above 1, `step` has taken 1 / lambda: lambda^{u_t - 1} is left.
+        shift = jnp.where(self.log_rate > 0, t - self.num_steps, s) / self.num_steps
+        return step * jnp.exp(shift * self.log_rate)
 
     def keep(self, t: Times) -> PerClass:
         """(lambda - lambda^u) / (lambda - 1)."""
-        return growth(1 - self._u(t), -self.log_rate[None])
+        return growth((self.num_steps - self._clock(t)) / self.num_steps, -self.log_rate[None])
 
 
 @register
@@ -90,19 +89,28 @@ class Cosine:
     continuous = True
     shared = True
 
-    def _log_keep(self, t: Times) -> Float[Array, "b"]:
-        left = (
-            1 - jnp.asarray(t, jnp.result_type(float)) / self.num_steps
-        )  # sin of what is left is exact at T
-        return 2 * self.power * jnp.log(jnp.sin(jnp.pi / 2 * left))
+    def _angles(self, t: Times) -> tuple[Float[Array, "b"], Float[Array, "b"]]:
+        """pi u / 2, and what it lacks to pi / 2."""
+        t = jnp.asarray(t, jnp.result_type(float))
+        return tuple(jnp.pi / 2 * (part / self.num_steps) for part in (t, self.num_steps - t))
 
     def drop(self, s: Times, t: Times) -> PerClass:
-        at_s, at_t = self._log_keep(s), self._log_keep(t)
-        ratio = jnp.where(at_t > -jnp.inf, at_t - at_s, -jnp.inf)
-        return self._for_all(jnp.exp(at_s) * -jnp.expm1(ratio))
+        """gamma_s (1 - ratio), ratio = gamma_t / gamma_s; near 1 by cos^2 a - cos^2 b = sin(b - a) sin(a + b)."""
+        from_start, _ = self._angles(s)
+        step, _ = self._angles(jnp.asarray(t) - jnp.asarray(s))
+        at_s, at_t = self._at(s), self._at(t)
+        safe = jnp.where(at_s > 0, at_s, 1.0)
+        change = jnp.sin(step) * jnp.sin(2 * from_start + step) / safe
+        log_ratio = jnp.where(change < 0.5, jnp.log1p(-jnp.minimum(change, 0.5)), jnp.log(at_t / safe))
+        return self._for_all(at_s**self.power * -jnp.expm1(self.power * log_ratio))
 
     def keep(self, t: Times) -> PerClass:
-        return self._for_all(jnp.exp(self._log_keep(t)))
+        return self._for_all(self._at(t) ** self.power)
+
+    def _at(self, t: Times) -> Float[Array, "b"]:
+        """gamma_t at power 1."""
+        _, to_end = self._angles(t)
+        return jnp.sin(to_end) ** 2
 
     def _for_all(self, value: Float[Array, "b"]) -> PerClass:
         return jnp.broadcast_to(value[:, None], (len(value), self.num_classes))
