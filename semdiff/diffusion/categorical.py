@@ -42,7 +42,7 @@ class Categorical:
     ignore: int | None = field(default=None, metadata={"static": True})
 
     def __post_init__(self):
-        if self.transition == "uniform" and not getattr(self.schedule, "shared", True):
+        if self.transition == "uniform" and not self.schedule.shared:
             raise ValueError(
                 "uniform transitions need one schedule for all classes: with a rate per class they are no closed family. "
                 "Take class_schedules.linear or cosine, or absorbing transitions"
@@ -186,9 +186,8 @@ def draw(log_probs: LogProbs, keys: Keys) -> Layout:
 
 
 def p_step(process: Categorical, yt: Layout, logits: Logits, s: Times, t: Times, keys: Keys) -> Layout:
-    """y_s ~ p(y_s | y_t) under the network's class probabilities, given as logits of y_0."""
-    log_p0 = jax.nn.log_softmax(logits, axis=-1)
-    return draw(log_reverse(process, yt, log_p0, s, t), keys).astype(yt.dtype)
+    """y_s ~ p(y_s | y_t) under the network's class probabilities, given as logits of y_0: drawing needs no normalising."""
+    return draw(log_reverse(process, yt, logits, s, t), keys).astype(yt.dtype)
 
 
 def mean_over_pixels(process: Categorical, values: Float[Array, "b h w"], y0: Layout) -> PerExample:

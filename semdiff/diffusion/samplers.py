@@ -75,6 +75,37 @@ class DPMSolver2M:
 
 
 Sampler = Ancestral | DDIM | DPMSolver2M
+Threshold = Callable[[Image], Image]
+
+
+@dataclass(frozen=True)
+class Corrected:
+    """A sampler that is given a corrected x_0: extrapolated, then thresholded; its noise follows.
+
+    extrapolation: x_0 + k (x_0 - what came out of this at the step before), as the released code of SCDM has it: what is
+    remembered is extrapolated, but not thresholded.
+    """
+
+    sampler: Sampler
+    extrapolation: float = 0.0
+    threshold: Threshold | None = None
+
+    def init(self, x: Image):
+        return self.sampler.init(x), x, jnp.zeros((), bool)  # last x_0, and whether there was one
+
+    def step(self, process: Gaussian, memory, xt, prediction: Prediction, s: Times, t: Times, keys: Keys):
+        inner, last, is_later = memory
+        x0 = prediction.x0
+        if self.extrapolation:
+            x0 = last = jnp.where(is_later, x0 + self.extrapolation * (x0 - last), x0)
+        if self.threshold is not None:
+            x0 = self.threshold(x0)
+        if x0 is not prediction.x0:
+            prediction = gaussian.with_x0(process, prediction, x0, xt, t)
+        x, inner = self.sampler.step(process, inner, xt, prediction, s, t, keys)
+        return x, (inner, last, jnp.ones((), bool))
+
+
 SAMPLERS = {"ancestral": Ancestral, "ddim": DDIM, "dpmpp_2m": DPMSolver2M}
 
 DenoiseFn = Callable[[Image, Shaped[Array, ""], Keys], Prediction]
@@ -108,7 +139,7 @@ def _check_times(times: np.ndarray, process: Gaussian) -> None:
 def chain(
     denoise_fn: DenoiseFn,
     process: Gaussian,
-    sampler: Sampler,
+    sampler: Sampler | Corrected,
     times: np.ndarray,
     x_start: Image,
     keys: Keys,

@@ -22,6 +22,7 @@ def schedules():
         "below_one": class_schedules.classwise(T, RATES, floor=False),
         "lag": class_schedules.classwise(T, RATES, lag=1),
         "linear": class_schedules.linear(T, K),
+        "linear_lag": class_schedules.linear(T, K, lag=1),
         "cosine": class_schedules.Cosine(T, K),
         "table": class_schedules.table(np.linspace(1, [0.0, 0.1, 0.3, 0.5, 1.0], T + 1)),
     }
@@ -36,7 +37,18 @@ def processes():
     return absorbing() | uniform
 
 
-NAMES = ["classwise", "below_one", "lag", "linear", "cosine", "table", "uniform_linear", "uniform_cosine"]
+NAMES = [
+    "classwise",
+    "below_one",
+    "lag",
+    "linear",
+    "linear_lag",
+    "cosine",
+    "table",
+    "uniform_linear",
+    "uniform_linear_lag",
+    "uniform_cosine",
+]
 PAIRS = [(s, t) for t in (1, 2, 7, T) for s in range(t)]
 
 
@@ -195,9 +207,10 @@ def test_p_step_draws_what_log_reverse_says(name):
 
 def test_unmasked_pixels_are_carried_over():
     process = absorbing()["classwise"]
-    yt = jax.random.randint(jax.random.key(0), (2, 6, 6), 0, K + 1)
+    yt = jax.random.randint(jax.random.key(0), (2, 6, 6), 0, K + 1, jnp.int16)
     logits = jax.random.normal(jax.random.key(1), (2, 6, 6, K)) * 30
     ys = categorical.p_step(process, yt, logits, times(3, 2), times(8, 2), keys(2, 2))
+    assert ys.dtype == yt.dtype
     shown = np.asarray(yt) < K
     np.testing.assert_array_equal(np.asarray(ys)[shown], np.asarray(yt)[shown])
     assert (np.asarray(ys)[~shown] < K).any()

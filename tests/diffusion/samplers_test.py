@@ -9,7 +9,7 @@ import pytest
 
 from semdiff.diffusion import gaussian, samplers, schedules
 from semdiff.diffusion.gaussian import Gaussian, Prediction, bcast
-from semdiff.diffusion.samplers import DDIM, Ancestral, DPMSolver2M
+from semdiff.diffusion.samplers import DDIM, Ancestral, Corrected, DPMSolver2M
 
 pytestmark = pytest.mark.usefixtures("strict_ranks", "quick_compile")
 
@@ -177,6 +177,93 @@ def test_dpm_solver_steps_by_the_algorithm(x64, max_ratio):
         x = sigma[i] / sigma[i - 1] * x - alpha[i] * (np.exp(-h) - 1) * d
     got = run(process, DPMSolver2M(max_ratio), times, jnp.asarray(start), denoise=denoise)
     np.testing.assert_allclose(got, x, rtol=1e-7)
+
+
+# Corrections of the predicted image
+
+
+KNOWN_TIMES = np.array([900, 600, 350, 100, 20, 0])
+KNOWN = 1.5 * np.random.default_rng(3).normal(size=(5, 2, 3, 3, 1))  # x_0 as predicted at each of the steps
+
+
+def knowing(x, t, keys):
+    """Predicts what it knows; the noise it says goes with another image."""
+    return Prediction(jnp.asarray(KNOWN)[jnp.argmax(jnp.asarray(KNOWN_TIMES) == t)], jnp.full_like(x, 7.0))
+
+
+def clip(x):
+    return jnp.clip(x, -1, 1)
+
+
+def extrapolated(k):
+    """x0_hat_n = x0_n + k (x0_n - x0_hat_{n-1}): x0_hat_{n-1} as extrapolated, whatever was cut from it afterwards."""
+    result = [KNOWN[0]]
+    for x0 in KNOWN[1:]:
+        result.append(x0 + k * (x0 - result[-1]))
+    return result
+
+
+@pytest.mark.parametrize(
+    ("k", "threshold"), [(0.8, None), (0.25, clip), (0.8, clip), (-0.5, None), (0.0, clip)]
+)
+def test_images_are_extrapolated_then_thresholded_and_the_noise_follows(x64, k, threshold):
+    process, x = process_of(), noise(2, 3, 3, 1)
+    alpha, sigma = np.sqrt(ABAR[KNOWN_TIMES]), np.sqrt(1 - ABAR[KNOWN_TIMES])
+    expected = np.asarray(x)
+    for i, x0 in enumerate(extrapolated(k)):
+        used = x0 if threshold is None else np.clip(x0, -1, 1)
+        eps = (expected - alpha[i] * used) / sigma[i]
+        expected = alpha[i + 1] * used + sigma[i + 1] * eps
+        got = run(process, Corrected(DDIM(), k, threshold), KNOWN_TIMES[: i + 2], x, denoise=knowing)
+        np.testing.assert_allclose(got, expected, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("sampler", [Ancestral(), DPMSolver2M()], ids=repr)
+def test_other_samplers_are_given_the_corrected_image_too(x64, sampler):
+    """As if the network had said it."""
+
+    def corrected(x, t, keys):
+        used = jnp.clip(jnp.asarray(extrapolated(0.8)), -1, 1)
+        return Prediction(used[jnp.argmax(jnp.asarray(KNOWN_TIMES) == t)], jnp.full_like(x, jnp.nan))
+
+    process, x = process_of("small"), noise(2, 3, 3, 1)
+    got = run(process, Corrected(sampler, 0.8, clip), KNOWN_TIMES[:-1], x, denoise=knowing)
+    expected = run(process, sampler, KNOWN_TIMES[:-1], x, denoise=corrected)
+    np.testing.assert_allclose(got, expected, rtol=1e-9)
+
+
+@pytest.mark.parametrize("resample", [1, 3])
+def test_the_image_before_is_that_of_the_step_before(x64, resample):
+    process, x = process_of("small"), noise(2, 3, 3, 1)
+    got = run(process, Corrected(DDIM(), 0.8), KNOWN_TIMES, x, denoise=knowing, resample=resample)
+    np.testing.assert_allclose(got, extrapolated(0.8)[-1], rtol=1e-9)
+
+
+def test_a_single_step_has_nothing_to_extrapolate_from(x64):
+    process, x = process_of(), noise(2, 3, 3, 1)
+    got = run(process, Corrected(DDIM(), 0.8), np.array([900, 0]), x, denoise=knowing)
+    np.testing.assert_allclose(got, KNOWN[0], rtol=1e-12)
+
+
+def of_a_network(process):
+    """A prediction as a network's output gives it: the noise is what it says, x_0 follows from it."""
+
+    def denoise(x, t, keys):
+        del keys
+        output = jnp.concatenate([jnp.sin(3 * x), jnp.cos(x)], -1)
+        return gaussian.predict(process, output, x, jnp.full(x.shape[:1], t))
+
+    return denoise
+
+
+@pytest.mark.parametrize("sampler", ALL, ids=repr)
+@pytest.mark.parametrize("denoiser", [exact, of_a_network])
+def test_without_corrections_it_is_the_bare_sampler_bit_for_bit(sampler, denoiser):
+    process, x = process_of("learned_range" if denoiser is of_a_network else "small"), noise(2, 3, 3, 1)
+    times = schedules.spaced_times(1000, 6)
+    bare = run(process, sampler, times, x, denoise=denoiser(process))
+    got = run(process, Corrected(sampler), times, x, denoise=denoiser(process))
+    np.testing.assert_array_equal(got, bare)
 
 
 # Convergence
