@@ -35,6 +35,10 @@ _EXPECTED = """Expected:
     ROOT/images/SPLIT/STEM.png (or .jpg, .jpeg)   ROOT/labels/SPLIT/STEM.png
     optional: ROOT/instances/SPLIT/STEM.png   ROOT/captions/SPLIT.jsonl   ROOT/dataset.json
 or the same without SPLIT folders (the split is then called "train" or "all")."""
+_UNLABELLED = (
+    "If one of them means that a pixel has no label, set config.sample.unlabelled to it: the network is"
+    " then given no class there."
+)
 _ASPECT_TOLERANCE = 0.02  # more than rounding: another picture, or one turned on its side
 
 
@@ -74,6 +78,10 @@ class Paired:
         if files.caption is not None:
             example["caption"] = files.caption
         return _same_size(example, files, self._mismatch)
+
+    def layout(self, index: int) -> np.ndarray:
+        """The label map alone, as its file has it."""
+        return self._layout(self.files[index])
 
     def _layout(self, files: Files) -> np.ndarray:
         return read_layout(files.label, self._labels)
@@ -128,7 +136,8 @@ class Layouts(Paired):
 
     The classes are `info` (say, those of the training data), else those of the dataset.json beside
     the files or above their labels/ folder, else counted. `instances` is a folder with the same
-    names.
+    names. `unlabelled` is a value in the files that means no label: it is read as the id K, one more
+    than the classes have.
     """
 
     def __init__(
@@ -139,6 +148,7 @@ class Layouts(Paired):
         num_classes: int | None = None,
         void_id: int | None = None,
         instances: str | Path | None = None,
+        unlabelled: int = -1,
     ):
         root = Path(root)
         if not root.is_dir():
@@ -151,7 +161,10 @@ class Layouts(Paired):
         edges = list_files(Path(instances), (".png",)) if instances is not None else None
         files = pair_files(None, labels, edges, where=str(root))
         if info is not None:
-            description = make_description(info, palette=[c.color for c in info.classes])
+            sent = {} if unlabelled < 0 else {unlabelled: info.num_classes}
+            description = make_description(info, sent, palette=[c.color for c in info.classes])
+            labels = dataclasses.replace(description.labels, advice=_UNLABELLED)
+            description = dataclasses.replace(description, labels=labels)
         else:
             description = describe(_described_at(root), root, num_classes, void_id)
         info = dataclasses.replace(description.info, has_instances=edges is not None, has_captions=False)
