@@ -1,17 +1,18 @@
 """Evaluation: how much of its layout does a segmenter, trained on real pairs, read back from a generated image?"""
 
+import math
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
 from semdiff import checkpoint, draw, inputs, logs
-from semdiff.config import Experiment, as_dict, fingerprint
+from semdiff.config import ConfigError, Experiment, Sample, as_dict, fingerprint
 from semdiff.convert import weights
-from semdiff.data import augment, pipeline
+from semdiff.data import augment, noise, pipeline, statistics
 from semdiff.data.source import Info
 from semdiff.method import Method
-from semdiff.metrics import segmenter
+from semdiff.metrics import frechet, segmenter
 from semdiff.metrics.segmentation import Confusion
 from semdiff.sample import Grid, Runner, batched, tasks_of
 
@@ -22,69 +23,127 @@ class Row:
 
     name: str
     confusion: Confusion
+    frechet: float = math.nan
 
     def values(self, rare: np.ndarray) -> dict[str, float]:
-        """mIoU over the classes present, over the rarest third of them, and pixel accuracy, all in percent."""
+        """mIoU over the classes present, over the rarest third of them, and pixel accuracy, all in percent; the distance."""
         c = self.confusion
         return {
             "mIoU": 100 * c.mean_iou,
             "mIoU rare": 100 * float(np.mean(c.iou[rare])),
             "accuracy": 100 * c.accuracy,
+            "Frechet": self.frechet,
         }
 
 
+@dataclass(frozen=True)
+class Judge:
+    """Compares images with the true layouts of some examples, and with their real images."""
+
+    reader: segmenter.Reader
+    info: Info
+    layouts: np.ndarray
+    reference: frechet.Moments
+
+    def row(self, name: str, images: np.ndarray, layouts: np.ndarray | None = None) -> Row:
+        true = self.layouts if layouts is None else layouts
+        return Row(name, Confusion.of(true, self.reader(images), self.info.num_classes, self.info.void_id))
+
+    def measured(self, name: str, images: np.ndarray) -> Row:
+        """With the distance to the real images."""
+        moments = frechet.Moments.of(self.reader.features(images))
+        return replace(self.row(name, images), frechet=frechet.distance(moments, self.reference))
+
+
 def evaluate(config: Experiment, method: Method, params, step: str, info: Info, workdir: Path) -> Path:
-    """Writes table.md, metrics.json and grid.png to WORKDIR/evaluation/STEP, prints the table."""
+    """Writes table.md, metrics.json and pictures to WORKDIR/evaluation/STEP, prints the table.
+
+    Images are generated from the layouts as they are and from corrupted ones (config.evaluate.noise), and always compared
+    with the true layouts. The Frechet distance is to the real images of those layouts, in the segmenter's features.
+    """
     c = config.evaluate
-    read = build_reader(config, info, checkpoint.prepare_workdir(workdir))
+    for kind in c.noise:
+        noise.parse(kind)
+    reader = build_reader(config, info, checkpoint.prepare_workdir(workdir))
     source = inputs.evaluation_source(config.data, config.seed)
     inputs.check_same_classes(info, source.info, method.edges)
     examples = [augment.squash(source[i], config.data.size) for i in inputs.spread(source, c.limit)]
-    layouts = np.stack([e["layout"] for e in examples])
+    layouts, real = (np.stack([e[key] for e in examples]) for key in ("layout", "image"))
+    judge = Judge(reader, info, layouts, frechet.Moments.of(reader.features(real)))
+    given = {"": examples} | {
+        kind: [noise.corrupt(e, kind, info, config.sample.seed) for e in examples] for kind in c.noise
+    }
 
-    def row(name: str, images: np.ndarray, true: np.ndarray = layouts) -> Row:
-        reading = np.concatenate([read(part) for part in np.array_split(images, -(-len(images) // 32))])
-        return Row(name, Confusion.of(true, reading, info.num_classes, info.void_id))
-
-    real = np.stack([e["image"] for e in examples])
-    rows = [row("real images (upper bound)", real)]
+    rows = [judge.row("real images (upper bound)", real)]
     for weight in c.guidance or (config.sample.guidance,):
-        rows.append(
-            row(f"generated, guidance {weight:g}", generate(config, method, params, examples, weight))
-        )
-    rows.append(row("real images, layouts shuffled (lower bound)", real, np.roll(layouts, 1, axis=0)))
+        settings = replace(config.sample, guidance=weight, per_layout=1)
+        run, made = Runner(method, settings), {}
+        for kind, from_these in given.items():
+            name = f"guidance {weight:g}" + (f", {kind}" if kind else "")
+            made[kind] = generate(run, method, params, from_these, settings, name)
+            rows.append(judge.measured(f"generated, {name}", made[kind]))
+    rows.append(judge.row("real images, layouts shuffled (lower bound)", real, np.roll(layouts, 1, axis=0)))
 
     folder = workdir / "evaluation" / step
     folder.mkdir(parents=True, exist_ok=True)
+    pictures = {}
     if c.grid:
-        picture = Grid(method, source, config.sample, config.data, c.grid)(params)
+        pictures["grid"] = Grid(method, source, config.sample, config.data, c.grid)(params)
+    if c.grid and c.noise:
+        pictures["noise"] = noisy_grid(given, made, info, c.grid)
+    for name, picture in pictures.items():
         legend = draw.legend(info.names, info.palette, picture.shape[1])
-        draw.save_png(folder / "grid.png", np.concatenate([picture, legend]))
-    values = {r.name: r.values(rarest_third(rows[0].confusion)) for r in rows}
-    details = {"layouts": len(examples), "iou": {r.name: named_iou(r, info) for r in rows}}
-    checkpoint.write_json(folder / "metrics.json", {"rows": values, **details})
-    table = markdown(values)
-    (folder / "table.md").write_text(table + "\n")
-    logs.say(f"\n{table}\n\n{len(examples)} layouts of the {config.data.eval_split} split")
-    if c.grid:
-        logs.say(f"pictures: {folder / 'grid.png'}")
-    logs.say(f"table:    {folder / 'table.md'}")
+        draw.save_png(folder / f"{name}.png", np.concatenate([picture, legend]))
+    report(rows, info, len(examples), config.data.eval_split, folder)
+    for name in pictures:
+        logs.say(f"picture:  {folder / name}.png")
     return folder
 
 
-def generate(config: Experiment, method: Method, params, examples: list[dict], guidance: float) -> np.ndarray:
+def report(rows: list[Row], info: Info, count: int, split: str, folder: Path):
+    """The table on paper, in numbers and on the screen."""
+    rare = rarest_third(rows[0].confusion)
+    values = {r.name: r.values(rare) for r in rows}
+    rare_names = [info.names[i] for i in rare]
+    facts = {
+        "rows": {n: {k: None if math.isnan(v) else v for k, v in row.items()} for n, row in values.items()},
+        "layouts": count,
+        "rare": rare_names,
+        "iou": {r.name: named_iou(r, info) for r in rows},
+    }
+    checkpoint.write_json(folder / "metrics.json", facts)
+    table = markdown(values)
+    (folder / "table.md").write_text(table + "\n")
+    logs.say(f"\n{table}\n\n{count} layouts of the {split} split; rare: {', '.join(rare_names)}")
+    logs.say(f"table:    {folder / 'table.md'}")
+
+
+def noisy_grid(given: dict, made: dict, info: Info, rows: int) -> np.ndarray:
+    """A picture: real | layout, generated | the same for each corruption."""
+    headers = ["real"] + [title for kind in given for title in (kind or "layout", "generated")]
+    table = []
+    for i in range(min(rows, len(given[""]))):
+        pairs = [(draw.colourise(given[k][i]["layout"], info.palette), made[k][i]) for k in given]
+        table.append([given[""][i]["image"], *(image for pair in pairs for image in pair)])
+    return draw.grid(table, headers=headers, scale=max(1, 96 // table[0][0].shape[1]))
+
+
+def generate(
+    run: Runner, method: Method, params, examples: list[dict], settings: Sample, name: str
+) -> np.ndarray:
     """One image per layout, in order."""
-    settings = replace(config.sample, guidance=guidance, per_layout=1)
-    run = Runner(method, settings)
     progress = logs.Progress(len(examples), unit="image")
     images = {}
     for batch in batched((t for e in examples for t in tasks_of(method, e, settings)), run.batch_size):
         images |= {task.name: image for task, image in zip(batch, run(params, batch))}
-        progress.report(len(images), f"guidance {guidance:g}")
+        progress.report(len(images), name)
     return np.stack([images[e["name"]] for e in examples])
 
 
-def build_reader(config: Experiment, info: Info, workdir: Path):
+COUNTED = 512  # label maps that the segmenter's class weights are counted on
+
+
+def build_reader(config: Experiment, info: Info, workdir: Path) -> segmenter.Reader:
     """The segmenter of this workdir: trained once on the real training split, then kept."""
     c = config.evaluate
     model = segmenter.Segmenter(info.num_classes, c.segmenter_width)
@@ -96,12 +155,19 @@ def build_reader(config: Experiment, info: Info, workdir: Path):
             if k not in ("eval_split", "cache", "workers", "edges")
         },
         "seed": config.seed,
-        "training": [c.segmenter_steps, c.segmenter_batch, c.segmenter_width],
+        "training": ["balanced", c.segmenter_steps, c.segmenter_batch, c.segmenter_width],
     }
     path = workdir / f"segmenter-{fingerprint(facts)}.safetensors"
-    if path.exists():
-        params, _ = weights.load_weights(path)
-        return segmenter.build_reader(model, params)
+    if c.segmenter or path.exists():
+        path = Path(c.segmenter).expanduser() if c.segmenter else path
+        params, known = weights.load_weights(path)
+        reads = {key: known.get(key) for key in ("classes", "training")}
+        if reads["classes"] != facts["classes"] or reads["training"][-1] != c.segmenter_width:
+            raise ConfigError(
+                f"{path} is not a segmenter of {info.name}'s {info.num_classes} classes at "
+                f"config.evaluate.segmenter_width={c.segmenter_width}: {reads}"
+            )
+        return segmenter.Reader(model, params)
     source = inputs.training_source(config.data, config.seed)
     options = inputs.training_options(config) | {"batch_size": c.segmenter_batch, "edges": False}
     batches = pipeline.train_iterator(source, **options)
@@ -110,10 +176,12 @@ def build_reader(config: Experiment, info: Info, workdir: Path):
     def report(step: int, loss: float):
         progress.report(step, f"segmenter loss {loss:.3f}")
 
-    params = segmenter.train(model, batches, c.segmenter_steps, config.seed, info.void_id, report=report)
+    counts = statistics.count(source, inputs.spread(source, COUNTED))
+    class_weights = segmenter.balanced(counts.pixels, info.void_id)
+    params = segmenter.train(model, batches, c.segmenter_steps, config.seed, class_weights, report=report)
     batches.close()
     weights.save_weights(path, params, facts)
-    return segmenter.build_reader(model, params)
+    return segmenter.Reader(model, params)
 
 
 def rarest_third(real: Confusion) -> np.ndarray:
@@ -136,5 +204,9 @@ def markdown(values: dict[str, dict[str, float]]) -> str:
     lines = [f"| {'images':{width}} | " + " | ".join(f"{c:>9}" for c in columns) + " |"]
     lines.append(f"|{'-' * (width + 2)}|" + "|".join("-" * 10 + ":" for _ in columns) + "|")
     for name, row in values.items():
-        lines.append(f"| {name:{width}} | " + " | ".join(f"{row[c]:9.1f}" for c in columns) + " |")
+        lines.append(f"| {name:{width}} | " + " | ".join(cell(row[c], c) for c in columns) + " |")
     return "\n".join(lines)
+
+
+def cell(value: float, column: str) -> str:
+    return " " * 9 if math.isnan(value) else f"{value:9.2f}" if column == "Frechet" else f"{value:9.1f}"

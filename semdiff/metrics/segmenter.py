@@ -1,6 +1,8 @@
 """A small segmenter: an encoder-decoder of three levels, trained on real pairs, to read generated images with."""
 
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -16,7 +18,9 @@ class Segmenter(nn.Module):
     width: int = 32
 
     @nn.compact
-    def __call__(self, image):
+    def __call__(self, image, features: bool = False):
+        """`features`: the deepest level's, averaged over positions, [B, 4 width], in place of logits."""
+
         def block(x, width):
             for _ in range(2):
                 y = nn.Conv(width, (3, 3))(x)
@@ -31,6 +35,8 @@ class Segmenter(nn.Module):
             skips.append(x)
             if factor < 4:
                 x = nn.max_pool(x, (2, 2), (2, 2), padding="SAME")
+        if features:
+            return x.mean((1, 2))
         for factor in (2, 1):
             skip = skips[factor // 2]
             x = jax.image.resize(x, (*skip.shape[:3], x.shape[-1]), "nearest")
@@ -43,11 +49,11 @@ def train(
     batches: Iterable[dict],
     steps: int,
     seed: int,
-    ignore: int | None = None,
+    class_weights: np.ndarray,
     rate: float = 2e-3,
     report: Callable[[int, float], None] | None = None,
 ):
-    """Parameters after `steps` of AdamW on cross-entropy, one-cycle rate; `ignore` is left out of the loss."""
+    """Parameters after `steps` of AdamW on cross-entropy, each pixel weighted by its class; one-cycle rate."""
     optimizer = optax.adamw(optax.cosine_onecycle_schedule(steps, rate), weight_decay=1e-4)
 
     @jax.jit
@@ -55,7 +61,7 @@ def train(
         def loss_of(params):
             logits = model.apply({"params": params}, image)
             losses = optax.softmax_cross_entropy_with_integer_labels(logits, layout)
-            counted = jnp.ones(layout.shape) if ignore is None else layout != ignore
+            counted = jnp.asarray(class_weights, jnp.float32)[layout]
             return (losses * counted).sum() / jnp.maximum(counted.sum(), 1)
 
         loss, grads = jax.value_and_grad(loss_of)(params)
@@ -73,7 +79,30 @@ def train(
     return params
 
 
-def build_reader(model: Segmenter, params) -> Callable[[np.ndarray], np.ndarray]:
-    """read(images uint8 [B, H, W, 3]) -> class ids [B, H, W]."""
-    read = jax.jit(lambda image: jnp.argmax(model.apply({"params": params}, image), -1))
-    return lambda images: np.asarray(read(images))
+def balanced(pixels: np.ndarray, ignore: int | None = None) -> np.ndarray:
+    """Weights [K] between blindness to rare classes and blindness to all others: (share of the pixels)^-1/2."""
+    weights = (pixels.sum() / np.maximum(pixels, 1)) ** 0.5
+    weights[pixels == 0] = 0
+    if ignore is not None:
+        weights[ignore] = 0
+    return weights / weights.max()
+
+
+@dataclass(frozen=True)
+class Reader:
+    """A trained segmenter: images uint8 [N, H, W, 3] -> class ids [N, H, W], or features [N, 4 width]."""
+
+    model: Segmenter
+    params: Any
+    batch: int = 32
+
+    def __call__(self, images: np.ndarray) -> np.ndarray:
+        return self._over(images, lambda params, x: jnp.argmax(self.model.apply({"params": params}, x), -1))
+
+    def features(self, images: np.ndarray) -> np.ndarray:
+        return self._over(images, lambda params, x: self.model.apply({"params": params}, x, features=True))
+
+    def _over(self, images: np.ndarray, function: Callable) -> np.ndarray:
+        run = jax.jit(function)
+        parts = np.array_split(images, -(-len(images) // self.batch))
+        return np.concatenate([np.asarray(run(self.params, part)) for part in parts])

@@ -45,8 +45,30 @@ def test_the_segmenter_learns_classes_from_colours():
             yield {"image": colours[layout], "layout": layout.astype(np.int32)}
 
     model = segmenter.Segmenter(num_classes=3, width=8)
-    params = segmenter.train(model, batches(), steps=40, seed=0, rate=5e-3)
+    params = segmenter.train(model, batches(), steps=40, seed=0, class_weights=np.ones(3), rate=5e-3)
     batch = next(batches())
-    read = segmenter.build_reader(model, params)(batch["image"])
+    reader = segmenter.Reader(model, params, batch=3)
+    read = reader(batch["image"])
     assert read.shape == (4, 9, 9)
     assert Confusion.of(batch["layout"], read, 3).mean_iou > 0.8
+    assert reader.features(batch["image"]).shape == (4, 32)
+
+
+def test_classes_of_weight_0_teach_nothing():
+    """Pixels of class 1 or of class 2: the same parameters, when neither counts."""
+    rng = np.random.default_rng(0)
+    image = rng.integers(0, 256, (2, 8, 8, 3), dtype=np.uint8)
+    uncounted = rng.random((2, 8, 8)) < 0.5
+    model = segmenter.Segmenter(num_classes=3, width=8)
+    trained = []
+    for other in (1, 2):
+        batches = [{"image": image, "layout": np.where(uncounted, other, 0)}] * 3
+        params = segmenter.train(model, batches, 3, 0, np.array([1.0, 0.0, 0.0]))
+        trained.append(segmenter.Reader(model, params).features(image))
+    np.testing.assert_array_equal(*trained)
+
+
+def test_balanced_weights_are_inverse_roots_of_the_shares():
+    weights = segmenter.balanced(np.array([900, 100, 0, 400]))
+    np.testing.assert_allclose(weights, [1 / 3, 1, 0, 0.5])
+    assert segmenter.balanced(np.array([900, 100, 0, 400]), ignore=1)[1] == 0
