@@ -16,7 +16,7 @@ from etils import epath
 from semdiff.config import Experiment, as_dict, differences
 
 # What the weights mean; the rest of a configuration may change between the runs of one workdir.
-IDENTITY = ("model", "process")
+IDENTITY = ("model", "process", "layout")
 # Of the model: how it is computed, not what its weights mean.
 COMPUTATION = ("dtype", "remat", "label_conv", "dropout")
 
@@ -146,7 +146,10 @@ class Checkpoints:
 
 
 def _identity(config: dict) -> dict:
-    return {part: {k: v for k, v in config[part].items() if k not in COMPUTATION} for part in IDENTITY}
+    """What a configuration says of the weights. A key that the writer did not know is at its default."""
+    known = as_dict(Experiment())
+    whole = {part: known[part] | config.get(part, {}) for part in IDENTITY}
+    return {part: {k: v for k, v in keys.items() if k not in COMPUTATION} for part, keys in whole.items()}
 
 
 def _plain(state) -> dict:

@@ -9,6 +9,7 @@ import dataclasses
 import difflib
 import hashlib
 import json
+import typing
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -66,6 +67,22 @@ class Process:
 
 
 @dataclass(frozen=True)
+class Layout:
+    """What happens to the layout while the image is noised."""
+
+    transition: str = (
+        "none"  # none (SDM): it stays clean; absorbing (SCDM): its pixels are masked, class by class
+    )
+    schedule: str = "classwise"  # of masking: classwise, linear, cosine or table
+    # psi phi per class, for classwise: data (measured on the training split, kept in the workdir), the released ade20k,
+    # coco_stuff or celebamask_hq, or a file: .npy or .json. For table: a .npy of gamma, [T + 1, K]
+    rates: str = "data"
+    eta: float = 1.0  # lambda = (psi phi)^eta; 0 is linear
+    floor: bool = True  # classes with lambda < 1 are masked linearly, as in the released code
+    lag: int = 0  # 1: the released code's clock, one step behind the image's
+
+
+@dataclass(frozen=True)
 class Loss:
     weighting: str = "uniform"  # uniform (L_simple), min_snr, p2 or velocity
     min_snr_gamma: float = 5.0
@@ -118,13 +135,24 @@ class Sample:
     guidance_interval: tuple[float, float] = (0.0, 1.0)  # shares of T between which guidance acts
     threshold: str = "static"  # of the predicted image: none, static or dynamic
     quantile: float = 0.995  # of the dynamic threshold
-    cache_modulation: bool = False  # compute what the layout does to the network once a chain; costs memory
+    extrapolation: float = (
+        0.0  # of the predicted image, from the step before, ahead of the threshold (SCDM: 0.8)
+    )
+    layout_noise: str = (
+        "fresh"  # where layouts are noised: fresh at each step, or coherent: masks only ever open up
+    )
+    cache_modulation: bool = (
+        False  # compute what a clean layout does to the network once a chain; costs memory
+    )
     ema: bool = True  # sample with the averaged weights
     weights: str = ""  # sample with these weights (semdiff.convert) instead of a checkpoint
     batch_size: int = 8
     seed: int = 0
     per_layout: int = 1  # images per layout
     layouts: str = ""  # a folder of label PNGs; empty: the layouts of data.eval_split
+    unlabelled: int = (
+        -1
+    )  # the value in a folder's label files that means no label; -1: every pixel has a class
     size: tuple[int, int] = (0, 0)  # of layouts from a folder; (0, 0): their own
     limit: int = 0  # layouts at most; 0: all
     output: str = ""  # folder; empty: WORKDIR/samples/STEP
@@ -147,6 +175,12 @@ class Edit:
 class Evaluate:
     limit: int = 256  # layouts at most; 0: the whole split
     guidance: tuple[float, ...] = ()  # weights to compare; empty: sample.guidance
+    noise: tuple[
+        str, ...
+    ] = ()  # corruptions of the layouts to compare: ds, edge:1, ... (semdiff/data/noise.py)
+    segmenter: str = (
+        ""  # read with this one (WORKDIR/segmenter-*.safetensors of another run); empty: train one
+    )
     segmenter_steps: int = 1500
     segmenter_batch: int = 16
     segmenter_width: int = 32
@@ -159,6 +193,7 @@ class Experiment:
     data: Data = field(default_factory=Data)
     model: Model = field(default_factory=Model)
     process: Process = field(default_factory=Process)
+    layout: Layout = field(default_factory=Layout)
     loss: Loss = field(default_factory=Loss)
     optimizer: Optimizer = field(default_factory=Optimizer)
     train: Train = field(default_factory=Train)
@@ -189,14 +224,17 @@ def _parse(cls, config, path: str):
         if dataclasses.is_dataclass(kind):
             values[key] = _parse(kind, config[key], f"{path}.{key}")
         else:
-            values[key] = _coerce(config[key], getattr(cls(), key), f"{path}.{key}")
+            example = getattr(cls(), key)
+            if example == ():
+                example = (typing.get_args(kind)[0](),)
+            values[key] = _coerce(config[key], example, f"{path}.{key}")
     return cls(**values)
 
 
 def _coerce(value: Any, example: Any, path: str):
     """The value in the type of its default: ints pass as floats, lists as tuples; nothing else is bent."""
     if isinstance(example, tuple) and isinstance(value, list | tuple):
-        inner = example[0] if example else 0.0
+        inner = example[0]
         return tuple(_coerce(v, inner, f"{path}[{i}]") for i, v in enumerate(value))
     if isinstance(example, float) and isinstance(value, int) and not isinstance(value, bool):
         return float(value)

@@ -14,6 +14,7 @@ from PIL import Image, ImageDraw, ImageFont
 WHITE, INK, FAINT = (255, 255, 255), (40, 40, 40), (225, 225, 225)
 # Distinct in hue and in lightness, and to most colour-blind eyes.
 SERIES = [(31, 105, 180), (220, 95, 20), (40, 140, 70), (190, 40, 60), (120, 85, 170), (90, 90, 90)]
+Series = Mapping[str, tuple[Sequence[float], Sequence[float]]]  # name -> (x, y)
 
 
 @cache
@@ -179,17 +180,23 @@ def _finite(series: Mapping, log_y: bool) -> dict[str, list[tuple[float, float] 
     return result
 
 
-def curve(
-    path: str | os.PathLike,
-    series: Mapping[str, tuple[Sequence[float], Sequence[float]]],
+def curve(path: str | os.PathLike, series: Series, xlabel: str, ylabel: str, **options) -> None:
+    """Writes a `curve_image` as PNG."""
+    save_png(path, curve_image(series, xlabel, ylabel, **options))
+
+
+def curve_image(
+    series: Series,
     xlabel: str,
     ylabel: str,
     log_y: bool = False,
     size: tuple[int, int] = (720, 440),
-) -> None:
-    """Writes a line chart as PNG: `series` maps a name to its (x, y).
+    colors: Sequence[Sequence[int]] | None = None,
+) -> np.ndarray:
+    """A line chart, uint8 [H,W,3]: `series` maps a name to its (x, y).
 
-    A point that is not finite, or not positive on a log scale, breaks its line.
+    A point that is not finite, or not positive on a log scale, breaks its line. With `colors`, one per series, the names are
+    left out: a legend of them is the caller's.
     """
     lines = _finite(series, log_y)
     xlabel, ylabel = _plain((xlabel, ylabel))
@@ -224,14 +231,17 @@ def curve(
     pen.text(((left + right) / 2, height - 8 * zoom), xlabel, INK, font, anchor="md")
     _sideways(chart, ylabel, font, (8 * zoom, (top + bottom) // 2))
     for i, line in enumerate(lines.values()):
-        _polyline(pen, line, across, up, SERIES[i % len(SERIES)], zoom)
+        color = SERIES[i % len(SERIES)] if colors is None else tuple(int(v) for v in colors[i])
+        _polyline(pen, line, across, up, color, zoom)
+    if colors is not None:
+        return np.array(chart.reduce(zoom))
     # The names go to the right, up or down, where fewer points lie.
     rights = [up(y) - (top + bottom) / 2 for x, y in points if across(x) > left + 0.6 * (right - left)]
     corner = (right - 8 * zoom, top + 8 * zoom)
     if sum(1 if low > 0 else -1 for low in rights) < 0:
         corner = (right - 8 * zoom, bottom - 14 * zoom - 18 * zoom * len(lines))
     _names(pen, _plain(lines), *corner, font, zoom)
-    save_png(path, np.array(chart.reduce(zoom)))
+    return np.array(chart.reduce(zoom))
 
 
 def _polyline(pen, line, across, up, color, zoom):

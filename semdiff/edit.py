@@ -28,10 +28,10 @@ def edit(config: Experiment, method: Method, params, weights: str, info: Info, f
             raise ConfigError(f"config.edit.{key} is empty: name the folder of {key}")
     if bool(c.masks) == bool(c.old_layouts):
         raise ConfigError("give either config.edit.masks or config.edit.old_layouts: they say where to edit")
-    new = inputs.layouts_source(c.layouts, info, method.edges)
+    new = inputs.layouts_source(c.layouts, info, method.edges, config.sample.unlabelled)
     old = None
     if c.old_layouts:
-        source = inputs.layouts_source(c.old_layouts, info, False)
+        source = inputs.layouts_source(c.old_layouts, info, False, config.sample.unlabelled)
         old = {example["name"]: example["layout"] for example in map(source.__getitem__, range(len(source)))}
     settings = settings_of(config, weights) | {"margin": c.margin, "resample": c.resample}
     output = Output(folder, settings, info)

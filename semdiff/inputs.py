@@ -1,11 +1,19 @@
-"""From a configuration to sources of data, and what a checkpoint remembers of them."""
+"""From a configuration to sources of data, their statistics, and what a checkpoint remembers of them."""
 
+import json
 from pathlib import Path
 
+import jax
+import numpy as np
+
+from semdiff import logs, parallel
+from semdiff.checkpoint import prepare_workdir, write_json
 from semdiff.config import ConfigError, Data, Experiment
-from semdiff.data import make_source
+from semdiff.data import make_source, statistics
 from semdiff.data.folder import Layouts
 from semdiff.data.source import Info, Source
+
+RELEASED_RATES = ("ade20k", "coco_stuff", "celebamask_hq")
 
 
 def training_source(data: Data, seed: int) -> Source:
@@ -28,7 +36,7 @@ def _source(data: Data, split: str, seed: int, **options) -> Source:
     return make_source(data.source, split=split, **{k: v for k, v in options.items() if v is not None})
 
 
-def layouts_source(folder: str, info: Info, edges: bool) -> Source:
+def layouts_source(folder: str, info: Info, edges: bool, unlabelled: int = -1) -> Source:
     """Layouts to sample from. A network with an edge channel wants instance maps too: FOLDER/../instances, or where a
     data set has them, ROOT/instances/SPLIT beside ROOT/labels/SPLIT."""
     path = Path(folder).expanduser()
@@ -40,7 +48,7 @@ def layouts_source(folder: str, info: Info, edges: bool) -> Source:
             f"(PNG of 8 or 16 bits, the names of the layouts in {folder}, 0 where there is no instance) there; where the "
             "borders are those between classes (CelebAMask-HQ), copies of the layouts do."
         )
-    return Layouts(path, info=info, instances=instances if edges else None)
+    return Layouts(path, info=info, instances=instances if edges else None, unlabelled=unlabelled)
 
 
 def spread(source: Source, count: int) -> list[int]:
@@ -75,9 +83,73 @@ def describe(source: Source, data: Data) -> str:
     )
 
 
-def identity(info: Info, edges: bool) -> dict:
+def identity(info: Info, edges: bool, rates: np.ndarray | None = None) -> dict:
     """What of the data the weights depend on."""
-    return {"classes": list(info.names), "edges": edges}
+    facts = {"classes": list(info.names), "edges": edges}
+    return facts if rates is None else facts | {"rates": np.ravel(rates).tolist()}
+
+
+def class_rates(config: Experiment, source: Source, workdir: Path) -> np.ndarray | None:
+    """What config.layout.rates names: psi phi per class, or a table of gamma; None where no schedule asks for it."""
+    c = config.layout
+    if c.transition == "none" or c.schedule not in ("classwise", "table"):
+        return None
+    if c.rates == "data" and c.schedule == "classwise":
+        return measured_rates(config, source, workdir)
+    if c.rates in RELEASED_RATES and c.schedule == "classwise":
+        rates = statistics.released_rates(c.rates)
+    else:
+        rates = statistics.read_rates(c.rates)
+    if rates.shape[-1:] != (source.info.num_classes,):
+        raise ConfigError(
+            f"config.layout.rates={c.rates} has {rates.shape[-1] if rates.ndim else 0} classes; {source.info.name} has "
+            f"{source.info.num_classes}. Give one number per class, in the order of the classes, or set it to data"
+        )
+    return rates
+
+
+def measured_rates(config: Experiment, source: Source, workdir: Path) -> np.ndarray:
+    """psi phi of the training split: WORKDIR/class_rates.json where it is there, else counted and written there.
+
+    The processes of a run share the counting, and all go by what process 0 finds in the workdir.
+    """
+    path = prepare_workdir(workdir) / "class_rates.json"
+    found = parallel.from_main(path.read_bytes() if path.exists() else b"")
+    if found:
+        written = json.loads(found)
+        if written["fingerprint"] != statistics.fingerprint(source):
+            raise ConfigError(
+                f"{path} was measured on other data: {written['data']}, {written['split']}, {written['images']} images. "
+                "Use another workdir, or name that file in config.layout.rates to use it nevertheless."
+            )
+    else:
+        written = statistics.as_json(count_classes(source), source, config.data.split)
+        if jax.process_index() == 0:
+            write_json(path, written)
+            say_absent(written)
+    return np.asarray([entry["rate"] for entry in written["classes"]])
+
+
+def count_classes(source: Source) -> statistics.Counts:
+    """Over the whole source, each process a share."""
+    mine = range(jax.process_index(), len(source), jax.process_count())
+    progress = logs.Progress(len(mine), unit="layout", active=jax.process_index() == 0)
+
+    def report(done: int):
+        if done == len(mine) or done % 1024 == 0:
+            progress.report(done, "counting classes")
+
+    counts = statistics.count(source, mine, report)
+    return statistics.Counts(*parallel.summed((counts.images, counts.showing, counts.pixels)))
+
+
+def say_absent(written: dict):
+    absent = [entry["name"] for entry in written["classes"] if not entry["images"]]
+    if absent:
+        logs.say(
+            f"classes without a pixel in the {written['split']} split: {', '.join(absent)}. They get the largest rate of "
+            "the others: masked last, like the rarest."
+        )
 
 
 def check_same_classes(trained: Info, other: Info, edges: bool):

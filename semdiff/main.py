@@ -11,13 +11,13 @@ import jax
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from semdiff import checkpoint, edit, evaluate, inputs, logs, method, sample, train
+from semdiff import checkpoint, edit, evaluate, inputs, logs, method, sample, stats, train
 from semdiff.checkpoint import CheckpointError
 from semdiff.config import Experiment, as_dict, parse
 from semdiff.convert import weights as weight_files
 
 DISK_IS_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-MODES = ("train", "sample", "edit", "evaluate", "export")
+MODES = ("train", "sample", "edit", "evaluate", "export", "stats", "noise")
 
 CONFIG = config_flags.DEFINE_config_file("config", help_string="What to run: a file of configs/.")
 WORKDIR = flags.DEFINE_string("workdir", None, "Where checkpoints, logs and pictures go.", required=True)
@@ -33,8 +33,9 @@ PROCESS = flags.DEFINE_integer("process", None, "Which of them this is, from 0."
 
 def trained(config: Experiment, workdir: Path):
     """(method, weights, their name, classes) to sample with: a weights file's, else those of the newest checkpoint."""
-    info = inputs.training_source(config.data, config.seed).info
-    spelled = method.build(config, info.num_classes, info.has_instances)
+    source = inputs.training_source(config.data, config.seed)
+    info, rates = source.info, inputs.class_rates(config, source, workdir)
+    spelled = method.build(config, info.num_classes, info.has_instances, rates)
     like = jax.eval_shape(lambda key: spelled.init(key, config.data.size), jax.random.key(0))
     if path := config.sample.weights:
         params, _ = weight_files.load_weights(path)
@@ -48,7 +49,7 @@ def trained(config: Experiment, workdir: Path):
         raise CheckpointError(
             f"{workdir} holds no checkpoint. Train first: --mode=train with the same --workdir."
         )
-    about = checkpoint.describe(config, inputs.identity(info, spelled.edges))
+    about = checkpoint.describe(config, inputs.identity(info, spelled.edges, rates))
     name = "ema" if config.sample.ema else "params"
     params = checkpoints.restore_weights(step, like, about, name)
     logs.say(f"weights: {name} of step {step}, {checkpoints.directory}")
@@ -61,6 +62,9 @@ def run(config: Experiment, workdir: Path, mode: str, name: str):
         jax.config.update("jax_compilation_cache_dir", str(cache))
     if mode == "train":
         train.train(config, workdir, name)
+        return
+    if mode in ("stats", "noise"):
+        stats.stats(config, workdir) if mode == "stats" else stats.corrupt(config, workdir)
         return
     spelled, params, weights, info = trained(config, workdir)
     if mode in ("export", "evaluate") and jax.process_index():

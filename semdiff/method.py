@@ -1,24 +1,25 @@
 """The one place where a paper is spelled: (process, network, what is given, what is generated).
 
-A `Method` gives train.py a loss and sample.py a denoise_fn; neither knows which paper it runs. SDM (2207.00050): the layout
-is given and frozen, the image is generated, the network is a SPADE-UNet.
+A `Method` gives train.py a loss and sample.py a denoise_fn; neither knows which paper it runs. The layout is given, the
+image is generated, the network is a SPADE-UNet. In SDM (2207.00050) it sees the layout itself, in SCDM (2402.16506) y_t,
+the layout as noised at the image's t: SDM is SCDM at gamma = 1.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from semdiff.config import Experiment, choose
-from semdiff.diffusion import gaussian, guidance, losses, samplers, schedules
+from semdiff.config import ConfigError, Experiment, choose
+from semdiff.diffusion import categorical, class_schedules, gaussian, guidance, losses, samplers, schedules
 from semdiff.models import layers, spade_unet
 
 
 @dataclass(frozen=True)
 class Method:
-    """SDM: p(image | layout)."""
+    """p(image | layout). Without a layout process SDM, with one SCDM."""
 
     process: gaussian.Gaussian
     network: nn.Module
@@ -28,6 +29,7 @@ class Method:
     weighting: losses.Weighting = losses.UNIFORM
     vlb_weight: float = 1.0
     condition_dropout: float = 0.0
+    layout_process: categorical.Categorical | None = None
 
     @property
     def null_id(self) -> int:
@@ -59,12 +61,14 @@ class Method:
 
     def loss(self, params, batch: dict, keys, time_sampler: losses.TimeSampler, train: bool = True):
         """Per-example losses and the times drawn: everything random comes from the example's key."""
-        t_keys, noise_keys, drop_keys, dropout_keys = (samplers.fold_in(keys, i) for i in range(4))
+        t_keys, noise_keys, drop_keys, dropout_keys, layout_keys = (
+            samplers.fold_in(keys, i) for i in range(5)
+        )
         x0 = to_unit(batch["image"])
         t, weight = time_sampler.sample(t_keys)
         eps = gaussian.normal(noise_keys, x0)
         xt = gaussian.diffuse(self.process, x0, t, eps)
-        condition = self.condition(batch)
+        condition = self.noised(self.condition(batch), t, self.layout_noise(batch["layout"], layout_keys))
         if train and self.condition_dropout:
             dropped = jax.vmap(lambda k: jax.random.bernoulli(k, self.condition_dropout))(drop_keys)
             condition = jax.tree.map(
@@ -82,39 +86,63 @@ class Method:
         terms = losses.hybrid(self.process, output, x0, xt, eps, t, self.weighting, self.vlb_weight)
         return terms, t, weight
 
+    def layout_noise(self, layout, keys):
+        """What `noised` needs of chance; None where layouts stay clean."""
+        if self.layout_process is None:
+            return None
+        return categorical.noise(self.layout_process, layout, keys)
+
+    def noised(self, condition: dict, t, noise) -> dict:
+        """The condition with y_t ~ q(y_t | y_0) in the layout's place. Borders between instances are never masked."""
+        if self.layout_process is None:
+            return condition
+        return condition | {
+            "layout": categorical.diffuse(self.layout_process, condition["layout"], t, *noise)
+        }
+
     def denoise_fn(
         self,
         params,
         condition: dict,
         guide: guidance.Guidance,
-        threshold: Callable[[jax.Array], jax.Array] | None,
+        layout_keys=None,
         cache_modulation: bool = False,
     ) -> samplers.DenoiseFn:
-        """x_t, t -> Prediction under this condition: guided, its image thresholded."""
+        """x_t, t -> Prediction under this condition, guided.
+
+        A layout process noises the layout afresh at each step; with `layout_keys`, one per example, by one noise kept
+        through the chain, so that its mask only ever opens up. cache_modulation: what a condition that does not change
+        does to the network is computed here: the null condition, and a layout without a process.
+        """
+
+        def modulated(given: dict) -> dict:
+            if not cache_modulation or self.network.conditioning != "spade":
+                return given
+            return {"modulation": self.network.apply({"params": params}, **given, method="modulation")}
+
         apply = lambda x, time, given: self.network.apply({"params": params}, x, time, **given)  # noqa: E731
         null = self.null(condition)
         if cache_modulation and self.network.conditioning == "spade":
             null = jax.tree.map(lambda a: a[:1], null)  # the null condition is the same for all
-            modulate = lambda given: {  # noqa: E731
-                "modulation": self.network.apply({"params": params}, **given, method="modulation")
-            }
-            condition, null = modulate(condition), modulate(null) if guide.needs_null else None
+        null = modulated(null) if guide.needs_null else None
+        clean = modulated(condition) if self.layout_process is None else None
+        kept = None if layout_keys is None else self.layout_noise(condition["layout"], layout_keys)
 
         def denoise(x, t, keys):
-            del keys
             times = jnp.full((x.shape[0],), t)
+            given = clean
+            if given is None:
+                noise = kept if kept is not None else self.layout_noise(condition["layout"], keys)
+                given = self.noised(condition, times, noise)
             network_time = self.network_time(times)
-            output = apply(x, network_time, condition)
+            output = apply(x, network_time, given)
             if guide.needs_null:
                 output = jax.lax.cond(
                     guide.active(t, self.process.num_steps),
                     lambda: guide.combine(output, apply(x, network_time, null), self.image_channels),
                     lambda: output,
                 )
-            prediction = gaussian.predict(self.process, output, x, times)
-            if threshold is None:
-                return prediction
-            return gaussian.with_x0(self.process, prediction, threshold(prediction.x0), x, times)
+            return gaussian.predict(self.process, output, x, times)
 
         return denoise
 
@@ -137,8 +165,37 @@ def build_process(config: Experiment) -> gaussian.Gaussian:
     return gaussian.Gaussian(make_schedule(c.steps), c.parameterisation, c.variance)
 
 
-def build(config: Experiment, num_classes: int, has_instances: bool) -> Method:
-    """The method that a configuration spells, for a data set with these classes."""
+def build_layout_process(
+    config: Experiment, num_classes: int, rates: np.ndarray | None
+) -> categorical.Categorical | None:
+    """`rates`: psi phi per class, or the table of gamma, where the schedule asks for one."""
+    c, steps = config.layout, config.process.steps
+    if choose(("none", "absorbing"), c.transition, "config.layout.transition") == "none":
+        return None
+    if c.lag not in (0, 1):
+        raise ConfigError(f"config.layout.lag is {c.lag}; expected 0, or 1 for the released code's clock")
+    schedule = choose(
+        {
+            "classwise": lambda: class_schedules.classwise(steps, rates, c.eta, floor=c.floor, lag=c.lag),
+            "linear": lambda: class_schedules.linear(steps, num_classes, c.lag),
+            "cosine": lambda: class_schedules.Cosine(steps, num_classes),
+            "table": lambda: class_schedules.table(rates),
+        },
+        c.schedule,
+        "config.layout.schedule",
+    )()
+    if (schedule.num_steps, schedule.num_classes) != (steps, num_classes):
+        raise ConfigError(
+            f"config.layout.rates={c.rates} is for {schedule.num_classes} classes and {schedule.num_steps} steps; the data "
+            f"have {num_classes} classes, config.process.steps is {steps}"
+        )
+    return categorical.Categorical(schedule)
+
+
+def build(
+    config: Experiment, num_classes: int, has_instances: bool, rates: np.ndarray | None = None
+) -> Method:
+    """The method that a configuration spells, for a data set with these classes and (where asked for) class rates."""
     process = build_process(config)
     edges = config.data.edges and has_instances
     model = dict(vars(config.model))
@@ -165,6 +222,7 @@ def build(config: Experiment, num_classes: int, has_instances: bool) -> Method:
         weighting=losses.Weighting(config.loss.weighting, gamma),
         vlb_weight=config.loss.vlb_weight,
         condition_dropout=config.loss.condition_dropout,
+        layout_process=build_layout_process(config, num_classes, rates),
     )
 
 

@@ -165,3 +165,25 @@ def build(config: Train) -> Mesh | Pmap:
             f"{devices} x {config.accumulate}"
         )
     return strategy
+
+
+def from_main(data: bytes) -> bytes:
+    """Process 0's bytes, in every process."""
+    if jax.process_count() == 1:
+        return data
+    length = int(multihost_utils.broadcast_one_to_all(np.int32(len(data))))
+    mine = np.frombuffer(data[:length].ljust(length, b"\0"), np.uint8)
+    return multihost_utils.broadcast_one_to_all(mine).tobytes()
+
+
+def summed(counts):
+    """A tree of whole numbers, added over the processes; at the precision of int64, which arrays on devices lack."""
+    if jax.process_count() == 1:
+        return counts
+
+    def total(value):
+        value = np.asarray(value, np.int64)
+        parts = multihost_utils.process_allgather(np.atleast_1d(value).view(np.uint8))
+        return np.ascontiguousarray(parts).view(np.int64).sum(0).reshape(value.shape)
+
+    return jax.tree.map(total, counts)

@@ -61,6 +61,12 @@ def build_generate(method: Method, c: Sample, progress: Callable | None = None) 
         "dynamic": lambda x: guidance.threshold(x, quantile),
     }
     threshold = choose(thresholds, c.threshold, "config.sample.threshold")
+    corrected = samplers.Corrected(sampler, c.extrapolation, threshold)
+    coherent = choose(("fresh", "coherent"), c.layout_noise, "config.sample.layout_noise") == "coherent"
+    if coherent and method.layout_process is None:
+        raise ConfigError(
+            "config.sample.layout_noise is coherent, but config.layout.transition is none: layouts are not noised"
+        )
     times = schedules.spaced_times(method.process.num_steps, c.steps, c.spacing)
 
     def generate(params, condition, keys, known=None, free=None, resample=1):
@@ -73,10 +79,11 @@ def build_generate(method: Method, c: Sample, progress: Callable | None = None) 
             def clamp(x, s, step_keys):
                 return jnp.where(free, x, gaussian.q_sample(method.process, known, s, step_keys))
 
+        layout_keys = samplers.fold_in(keys, 2) if coherent else None
         x = samplers.chain(
-            method.denoise_fn(params, condition, guide, threshold, c.cache_modulation),
+            method.denoise_fn(params, condition, guide, layout_keys, c.cache_modulation),
             method.process,
-            sampler,
+            corrected,
             times,
             start,
             samplers.fold_in(keys, 1),
@@ -214,6 +221,7 @@ class Output:
         about = {"name": f"generated from {info.name}", "num_classes": info.num_classes, "classes": classes}
         if info.void_id is not None:
             about["void_id"] = info.void_id
+            about["ignore_id_map"] = {str(info.num_classes): info.void_id}  # pixels without a label
         if info.flip_pairs:
             about["flip_pairs"] = [list(pair) for pair in info.flip_pairs]
         (self.folder / "dataset.json").write_text(json.dumps(about, indent=1))
@@ -287,6 +295,7 @@ def settings_of(config: Experiment, weights: str) -> dict:
             {
                 "model": as_dict(config.model),
                 "process": as_dict(config.process),
+                "layout": as_dict(config.layout),
                 "sample": {k: v for k, v in as_dict(c).items() if k not in NOT_IN_IMAGE},
             }
         ),
@@ -297,14 +306,23 @@ def settings_of(config: Experiment, weights: str) -> dict:
 LONG_CHAIN = 100
 
 # Keys of `Sample` that choose which images are made and where, not what they look like.
-NOT_IN_IMAGE = ("batch_size", "per_layout", "layouts", "limit", "output", "cache_modulation", "weights")
+NOT_IN_IMAGE = (
+    "batch_size",
+    "per_layout",
+    "layouts",
+    "unlabelled",
+    "limit",
+    "output",
+    "cache_modulation",
+    "weights",
+)
 
 
 def sample(config: Experiment, method: Method, params, weights: str, info: Info, folder: Path) -> Path:
     """Layouts (a folder's, else the evaluation split's) -> images, N per layout."""
     c = config.sample
     if c.layouts:
-        source = inputs.layouts_source(c.layouts, info, method.edges)
+        source = inputs.layouts_source(c.layouts, info, method.edges, c.unlabelled)
         size = c.size if any(c.size) else None
     else:
         source, size = inputs.evaluation_source(config.data, config.seed), config.data.size

@@ -186,8 +186,8 @@ def _micro(array, parts: int):
     return jnp.moveaxis(array.reshape(-1, parts, *array.shape[1:]), 1, 0)
 
 
-def build_trainer(config: Experiment, info) -> Trainer:
-    spelled = method.build(config, info.num_classes, info.has_instances)
+def build_trainer(config: Experiment, info, rates: np.ndarray | None = None) -> Trainer:
+    spelled = method.build(config, info.num_classes, info.has_instances, rates)
     optimizer = build_optimizer(config.optimizer, config.train.steps)
     return Trainer(spelled, optimizer, learning_rate(config.optimizer, config.train.steps), config)
 
@@ -209,9 +209,10 @@ def prepare(config: Experiment, workdir: Path, config_name: str) -> Run:
     """Everything up to the first batch; the state is fresh, or that of the newest checkpoint. Says what will run."""
     c, main = config.train, jax.process_index() == 0
     source = inputs.training_source(config.data, config.seed)
-    trainer, strategy = build_trainer(config, source.info), parallel.build(c)
+    rates = inputs.class_rates(config, source, workdir)
+    trainer, strategy = build_trainer(config, source.info, rates), parallel.build(c)
     logs.say(logs.opening_lines(strategy, config_name, workdir, inputs.describe(source, config.data)), main)
-    about = checkpoint.describe(config, inputs.identity(source.info, trainer.method.edges))
+    about = checkpoint.describe(config, inputs.identity(source.info, trainer.method.edges, rates))
     checkpoints = checkpoint.Checkpoints(workdir, c.keep, c.save_every)
     state = strategy.create_state(trainer.init, jax.random.fold_in(jax.random.key(config.seed), 0))
     start = checkpoints.latest() or 0

@@ -99,6 +99,55 @@ def test_how_a_network_is_computed_may_change(tmp_path):
     equal(checkpoints.restore(2, state_of(9), other), state_of(2))
 
 
+def before_layouts(**layout):
+    """(what a checkpoint written before configurations had a layout section holds, what a run of today asks for)."""
+    written, asked = about_of(), about_of()
+    written["config"] = {k: v for k, v in written["config"].items() if k != "layout"}
+    asked["config"] = asked["config"] | {"layout": asked["config"]["layout"] | layout}
+    return written, asked
+
+
+def test_a_section_the_writer_did_not_know_is_at_its_defaults(tmp_path):
+    written, asked = before_layouts()
+    checkpoints = Checkpoints(tmp_path, save_every=1)
+    checkpoints.save(1, state_of(1), written)
+    checkpoints.wait()
+    assert "layout" not in checkpoints.about(1)["config"]
+    checkpoints.compare(1, state_of(9), asked)
+    equal(checkpoints.restore(1, state_of(9), asked), state_of(1))
+    _, asked = before_layouts(transition="absorbing")
+    with pytest.raises(CheckpointError) as error:
+        checkpoints.restore(1, state_of(9), asked)
+    assert "config.layout.transition: 'none' there, 'absorbing' here" in str(error.value)
+    assert "config.layout.schedule" not in str(error.value)
+
+
+def test_a_key_the_writer_did_not_know_is_at_its_default(tmp_path):
+    written, asked = about_of(), about_of()
+    written["config"] = copy.deepcopy(written["config"])
+    del written["config"]["layout"]["lag"]
+    checkpoints = Checkpoints(tmp_path, save_every=1)
+    checkpoints.save(1, state_of(1), written)
+    checkpoints.wait()
+    checkpoints.compare(1, state_of(9), asked)
+    asked["config"] = copy.deepcopy(asked["config"])
+    asked["config"]["layout"]["lag"] = 1
+    with pytest.raises(CheckpointError, match=r"config\.layout\.lag: 0 there, 1 here"):
+        checkpoints.compare(1, state_of(9), asked)
+
+
+def test_other_rates_are_another_network(tmp_path):
+    about = about_of()
+    about["data"] |= {"rates": [1.0, 2.0]}
+    checkpoints = Checkpoints(tmp_path, save_every=1)
+    checkpoints.save(1, state_of(1), about)
+    checkpoints.wait()
+    checkpoints.compare(1, state_of(9), about)
+    other = about | {"data": about["data"] | {"rates": [1.0, 3.0]}}
+    with pytest.raises(CheckpointError, match=r"data\.rates"):
+        checkpoints.compare(1, state_of(9), other)
+
+
 def test_a_failed_save_leaves_the_older_checkpoint_usable(tmp_path, monkeypatch):
     checkpoints = write(tmp_path, steps=(1,))
     import orbax.checkpoint as ocp

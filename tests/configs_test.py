@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from semdiff import method, train
-from semdiff.config import ConfigError, Experiment, default, parse
-from semdiff.data import SOURCES, classes
+from semdiff.config import ConfigError, Experiment, Layout, default, parse
+from semdiff.data import SOURCES, classes, statistics
 from semdiff.data.scenes import Scenes
 from semdiff.data.source import ClassInfo, Info
 from semdiff.parallel import Collective
@@ -33,8 +33,20 @@ INFOS = {
     "celebamask_hq.py:2": classes.CELEBAMASK_HQ,
     "coco_stuff.py:1": COCO_WITH_INSTANCES,
     "coco_stuff.py:2": COCO_WITH_INSTANCES,
+    "scdm_scenes.py": Scenes.info,
+    "scdm_camvid.py": CAMVID,
+    "scdm_ade20k.py:1": classes.ADE20K,
+    "scdm_ade20k.py:2": classes.ADE20K,
+    "scdm_ade20k.py:25": classes.ADE20K,
+    "scdm_coco_stuff.py:1": COCO_WITH_INSTANCES,
+    "scdm_coco_stuff.py:2": COCO_WITH_INSTANCES,
+    "scdm_coco_stuff.py:25": COCO_WITH_INSTANCES,
+    "scdm_celebamask_hq.py:1": classes.CELEBAMASK_HQ,
+    "scdm_celebamask_hq.py:2": classes.CELEBAMASK_HQ,
+    "scdm_celebamask_hq.py:25": classes.CELEBAMASK_HQ,
 }
-OFFICIAL = [name for name in INFOS if ":" in name]
+OFFICIAL = [name for name in INFOS if ":" in name and "scdm" not in name]
+OFFICIAL_SCDM = [name for name in INFOS if ":" in name and "scdm" in name]
 # Parameters of the released code's networks at these settings, as that code itself counts them.
 PARAMETERS = {
     "ade20k.py:1": 660_608_518,
@@ -59,6 +71,20 @@ def read(name: str) -> Experiment:
     return parse(module.get_config(*arguments))
 
 
+def rates_of(config: Experiment, num_classes: int) -> np.ndarray | None:
+    """The class rates a config names; some, where it measures them."""
+    if config.layout.transition == "none":
+        return None
+    if config.layout.rates == "data":
+        return np.linspace(0.5, 100, num_classes)
+    return statistics.released_rates(config.layout.rates)
+
+
+def build(name: str):
+    config, info = read(name), INFOS[name]
+    return method.build(config, info.num_classes, info.has_instances, rates_of(config, info.num_classes))
+
+
 def test_every_config_is_known_here():
     assert {path.name for path in CONFIGS.glob("*.py")} == {name.partition(":")[0] for name in INFOS}
 
@@ -67,7 +93,7 @@ def test_every_config_is_known_here():
 def test_parses_and_builds(name):
     config, info = read(name), INFOS[name]
     assert config.data.source in SOURCES
-    built = method.build(config, info.num_classes, info.has_instances)
+    built = build(name)
     assert built.num_classes == built.network.num_classes == info.num_classes
     assert built.edges == built.network.edge_channel == info.has_instances
     assert built.condition_dropout == config.loss.condition_dropout
@@ -105,11 +131,36 @@ def test_official_configs_are_the_published_ones(name):
     assert (config.sample.sampler, config.sample.steps) == ("ancestral", 1000)
 
 
-@pytest.mark.parametrize("name", [name for name in INFOS if not name.endswith(":2")])
+@pytest.mark.parametrize("name", OFFICIAL_SCDM)
+def test_official_scdm_configs_are_the_published_ones(name):
+    """SDM's network and process; its own condition, dropout, batch and sampling."""
+    config, stage = read(name), name.partition(":")[2]
+    theirs = read(name.removeprefix("scdm_").partition(":")[0] + ":1")
+    assert (config.model, config.process, config.data) == (theirs.model, theirs.process, theirs.data)
+    assert config.layout == Layout("absorbing", "classwise", config.data.source, 1.0, True, 1)
+    assert config.loss.condition_dropout == 0.2
+    assert config.train.batch_size == 40
+    assert config.optimizer.learning_rate == (1e-4 if stage == "1" and "celeba" not in name else 2e-5)
+    assert (config.optimizer.ema, config.optimizer.ema_warmup) == (0.9999, False)
+    c = config.sample
+    assert (c.sampler, c.guidance) == ("ancestral", 1.5)
+    if stage == "25":
+        assert (c.steps, c.spacing, c.extrapolation, c.threshold, c.quantile) == (
+            25,
+            "stride",
+            0.8,
+            "dynamic",
+            0.95,
+        )
+    else:
+        assert (c.steps, c.extrapolation, c.threshold) == (1000, 0.0, "static")
+    assert build(name).layout_process.schedule.lag == 1
+
+
+@pytest.mark.parametrize("name", [name for name in INFOS if not name.endswith((":2", ":25"))])
 def test_real_size_fits_together(name):
     """Shapes of the whole network at the real size, without computing it."""
-    config, info = read(name), INFOS[name]
-    built = method.build(config, info.num_classes, info.has_instances)
+    config, built = read(name), build(name)
     h, w = config.data.size
     edges = jax.ShapeDtypeStruct((2, h, w), jnp.uint8) if built.edges else None
     layout = jax.ShapeDtypeStruct((2, h, w), jnp.int32)
@@ -143,6 +194,7 @@ def shrunken(config: Experiment) -> Experiment:
         data=dataclasses.replace(default.data, size=(8, 8), edges=config.data.edges),
         model=dataclasses.replace(config.model, **narrow),
         process=config.process,
+        layout=dataclasses.replace(config.layout, rates="data", lag=0),
         loss=dataclasses.replace(config.loss, condition_dropout=0.2),
         optimizer=dataclasses.replace(config.optimizer, **same),
         train=dataclasses.replace(default.train, batch_size=4),
@@ -163,7 +215,7 @@ def made_up_state(trainer: train.Trainer) -> train.TrainState:
 def one_step(config: Experiment):
     """State before, state after and metrics of one step."""
     info = Info("five classes", (ClassInfo("", (0, 0, 0)),) * 5, has_instances=True)
-    trainer = train.build_trainer(config, info)
+    trainer = train.build_trainer(config, info, rates_of(config, 5))
     rng = np.random.default_rng(0)
     batch = {
         "image": rng.integers(0, 256, (4, 8, 8, 3), dtype=np.uint8),

@@ -11,7 +11,7 @@ import pytest
 
 PACKAGE = Path(__file__).resolve().parent.parent / "semdiff"
 ROOMS = ("diffusion", "models", "data", "metrics", "convert")
-JOINERS = ("method", "train", "sample", "evaluate", "main")  # what may use more than one room
+JOINERS = ("method", "train", "sample", "evaluate", "stats", "main")  # what may use more than one room
 
 # Room -> the modules of semdiff that it may use. `draw` is a leaf: it uses none.
 OPEN_TO = {
@@ -25,7 +25,7 @@ OPEN_TO = {
 # Room -> the libraries that it may use beside Python's own; a room that is not here is free.
 LIBRARIES = {
     "diffusion": {"jax", "numpy", "jaxtyping"},
-    "data": {"numpy", "PIL", "grain", "absl"},  # no jax: reading files starts fast without it
+    "data": {"numpy", "PIL", "grain", "absl", "scipy"},  # no jax: reading files starts fast without it
     "convert": {"numpy", "ml_dtypes", "safetensors"},
     "draw": {"numpy", "PIL"},
 }

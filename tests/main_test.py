@@ -184,21 +184,74 @@ def test_sampling_editing_and_evaluating_a_trained_run(trained, run, tmp_path):
         "--config.evaluate.segmenter_steps=3",
         "--config.evaluate.segmenter_width=8",
         "--config.evaluate.guidance=(1.0,2.0)",
+        "--config.evaluate.noise=('edge:0',)",
         "--config.evaluate.grid=2",
     )
     folder = workdir / "evaluation" / "6" / "ema"
     assert "| real images (upper bound)" in output
     assert "guidance 2" in output
     assert str(folder / "grid.png") in output
+    assert str(folder / "noise.png") in output
     table = json.loads((folder / "metrics.json").read_text())
     assert table["layouts"] == 5
     assert set(table["rows"]) == {
         "real images (upper bound)",
         "generated, guidance 1",
         "generated, guidance 2",
+        "generated, guidance 1, edge:0",
+        "generated, guidance 2, edge:0",
         "real images, layouts shuffled (lower bound)",
     }
+    rows = table["rows"].values()
+    assert [row["Frechet"] is None or row["Frechet"] > 0 for row in rows] == [True] * 6
     assert Image.open(folder / "grid.png").size[0] > 100
+    assert len(list(workdir.glob("segmenter-*.safetensors"))) == 1
+
+
+STATS = ("--mode=stats", "--config.layout.transition=absorbing")
+
+
+def test_statistics_are_the_same_however_many_processes_count(run, start, tmp_path):
+    output = run(tmp_path / "one", *STATS)
+    assert re.search(r"^bird .*\d", output, re.MULTILINE)
+    for picture in ("gamma.png", "masking.png"):
+        assert Image.open(tmp_path / "one" / "pictures" / picture).size[0] > 100
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    flags = [*STATS, f"--coordinator=127.0.0.1:{port}", "--processes=2"]
+    hosts = [start(tmp_path / "two", *flags, f"--process={i}") for i in range(2)]
+    outputs = [host.communicate(timeout=200)[0] for host in hosts]
+    assert [host.returncode for host in hosts] == [0, 0], outputs[0][-2000:]
+    one, two = (json.loads((tmp_path / n / "class_rates.json").read_text()) for n in ("one", "two"))
+    assert one == two
+    assert one["images"] == 32
+
+
+def test_scdm_trains_on_what_was_counted_and_refuses_to_resume_on_other_rates(run, tmp_path):
+    run(tmp_path, *STATS)
+    flags = ["--config.layout.transition=absorbing", "--config.train.grid=0", "--config.train.steps=2"]
+    output = run(tmp_path, *flags)
+    assert "counting classes" not in output
+    path = tmp_path / "class_rates.json"
+    path.write_text(path.read_text().replace('"rate": ', '"rate": 1'))
+    output = run(tmp_path, *flags, "--config.train.steps=4", code=1)
+    assert "data.rates" in output
+
+
+def test_corrupted_layouts_are_written_and_can_be_sampled_from(trained, run, tmp_path):
+    workdir, _ = trained
+    output = run(
+        tmp_path, "--mode=noise", "--config.evaluate.limit=3", "--config.evaluate.noise=('random:0.5','ds:2')"
+    )
+    layouts = tmp_path / "noisy" / "random_0.5" / "labels" / "test"
+    labels = np.stack([np.asarray(Image.open(p)) for p in sorted(layouts.glob("*.png"))])
+    assert labels.shape == (3, 8, 8)
+    assert 0.3 < (labels == 255).mean() < 0.7
+    (hint,) = [line for line in output.splitlines() if line.startswith("to sample: ")]
+    flags = hint.removeprefix("to sample: ").split()
+    assert "--config.sample.unlabelled=255" in flags
+    assert "3 images in" in run(workdir, *flags, f"--config.sample.output={tmp_path / 'out'}")
 
 
 def test_a_full_disk_leaves_the_older_checkpoints_usable(trained, start, run, tmp_path):
@@ -214,6 +267,7 @@ def test_a_full_disk_leaves_the_older_checkpoints_usable(trained, start, run, tm
     assert losses(tmp_path) == losses(whole)
 
 
+ABSORBING = ["--config.layout.transition=absorbing"]
 BAD = [
     (
         ["--config.model.conditioning=concatenate"],
@@ -224,6 +278,13 @@ BAD = [
     (["--config.train.fsdp=3"], "config.train.fsdp is 3"),
     (["--config.train.batch_size=0"], "batch_size"),
     (["--mode=sample"], "holds no checkpoint"),
+    (
+        ["--config.layout.transition=mask"],
+        "config.layout.transition is 'mask'; choose one of absorbing, none",
+    ),
+    ([*ABSORBING, "--config.layout.rates=ade20k"], "rates=ade20k has 151 classes; scenes has 16"),
+    ([*ABSORBING, "--config.layout.rates=/nowhere.npy"], "/nowhere.npy: cannot be read"),
+    (["--mode=noise", "--config.evaluate.noise=('edge:x',)"], "the strength in 'edge:x' is 'x'"),
 ]
 
 

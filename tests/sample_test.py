@@ -10,8 +10,9 @@ from PIL import Image
 from tiny import tiny_experiment
 
 from semdiff import edit, inputs, method, sample
-from semdiff.config import ConfigError
+from semdiff.config import ConfigError, Layout
 from semdiff.data import augment
+from semdiff.data.images import DataError
 
 
 @pytest.fixture(scope="module")
@@ -200,3 +201,50 @@ def test_squashed_layouts_keep_their_edges(setting):
     spelled = method.build(config, info.num_classes, info.has_instances)
     (task,) = sample.tasks_of(spelled, example, config.sample, (4, 4))
     np.testing.assert_array_equal(task.edges, augment.edges(small["instance"]))
+
+
+@pytest.fixture(scope="module")
+def scdm(setting):
+    """The same network, its layout masked on the way."""
+    config, _, params, info = setting
+    config = replace(config, layout=Layout(transition="absorbing", schedule="linear"))
+    return config, method.build(config, info.num_classes, info.has_instances), params, info
+
+
+def test_a_noised_layout_changes_the_image_and_its_noise_may_be_kept(scdm, setting, tmp_path):
+    layouts = layouts_folder(tmp_path / "in", [(8, 8)] * 3)
+    clean = images_of(run(setting, tmp_path / "clean", layouts=layouts))
+    fresh = images_of(run(scdm, tmp_path / "fresh", layouts=layouts))
+    coherent = images_of(run(scdm, tmp_path / "coherent", layouts=layouts, layout_noise="coherent"))
+    alone = images_of(run(scdm, tmp_path / "alone", layouts=layouts, batch_size=1))
+    for name in clean:
+        assert (clean[name] != fresh[name]).any()
+        assert (coherent[name] != fresh[name]).any()
+        assert np.abs(fresh[name].astype(int) - alone[name]).max() <= 1
+
+
+def test_of_a_noised_layout_only_the_null_is_cached(scdm, tmp_path):
+    layouts = layouts_folder(tmp_path / "in", [(8, 8)] * 2)
+    plain = images_of(run(scdm, tmp_path / "a", layouts=layouts))
+    cached = images_of(run(scdm, tmp_path / "b", layouts=layouts, cache_modulation=True))
+    for name in plain:
+        assert np.abs(plain[name].astype(int) - cached[name]).max() <= 1
+
+
+def test_keeping_the_noise_of_a_clean_layout_is_refused(setting, tmp_path):
+    layouts = layouts_folder(tmp_path / "in", [(8, 8)])
+    with pytest.raises(ConfigError, match=r"layout_noise is coherent, but config.layout.transition is none"):
+        run(setting, tmp_path / "out", layouts=layouts, layout_noise="coherent")
+
+
+def test_pixels_without_a_label_are_refused_unless_their_value_is_known(setting, tmp_path):
+    layouts = layouts_folder(tmp_path / "in", [(8, 8)])
+    path = tmp_path / "in" / "labels" / "scene_0.png"
+    label = np.asarray(Image.open(path)).copy()
+    label[:4] = 255
+    Image.fromarray(label).save(path)
+    with pytest.raises(DataError, match=r"scene_0.png.*255 \(32 pixels\).*set config.sample.unlabelled"):
+        run(setting, tmp_path / "refused", layouts=layouts)
+    out = run(setting, tmp_path / "out", layouts=layouts, unlabelled=255)
+    written = np.asarray(Image.open(out / "labels" / "scene_0_0.png"))
+    np.testing.assert_array_equal(written, np.where(label == 255, 16, label))

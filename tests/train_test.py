@@ -151,21 +151,32 @@ def test_averages_of_metrics_leave_counters_alone():
     assert train.averaged(rows) == {"loss": 2.0, "bad_steps": 2.0}
 
 
+RATES = np.geomspace(0.5, 500, INFO.num_classes)
+
+
+def everything_random() -> Experiment:
+    """With times drawn by the loss, and a layout that is masked class by class."""
+    config = tiny_experiment()
+    return replace(
+        config,
+        loss=replace(config.loss, time_sampling="loss_aware"),
+        layout=replace(config.layout, transition="absorbing"),
+    )
+
+
 DEVICES = """
 import json, sys
 sys.path.insert(0, {tests!r})
 import jax, numpy as np
 from dataclasses import replace
 from semdiff import parallel, train
-from tiny import tiny_experiment
-from train_test import INFO, batch_of
-config = tiny_experiment()
-config = replace(config, loss=replace(config.loss, time_sampling="loss_aware"))
+from train_test import INFO, RATES, batch_of, everything_random
+config = everything_random()
 results = {{}}
 for name, strategy, fsdp in (("jit", "jit", 1), ("fsdp", "jit", 4), ("pmap", "pmap", 1)):
     parallel.MIN_SPLIT_SIZE = 64
     c = replace(config, train=replace(config.train, strategy=strategy, fsdp=fsdp, batch_size=8))
-    trainer, placed = train.build_trainer(c, INFO), parallel.build(c.train)
+    trainer, placed = train.build_trainer(c, INFO, RATES), parallel.build(c.train)
     state = placed.create_state(trainer.init, jax.random.key(0))
     batch = placed.place_batch(batch_of())
     step, _ = placed.compile(trainer.step, state, batch, jax.random.key(1))
@@ -186,9 +197,7 @@ print(json.dumps(results))
 def test_one_device_eight_devices_fsdp_and_pmap_give_the_same_numbers(run_on_devices, request):
     code = DEVICES.format(tests=str(request.path.parent))
     eight = json.loads(run_on_devices(code, 8).splitlines()[-1])
-    config = tiny_experiment()
-    config = replace(config, loss=replace(config.loss, time_sampling="loss_aware"))
-    trainer = train.build_trainer(config, INFO)
+    trainer = train.build_trainer(everything_random(), INFO, RATES)
     step = jax.jit(lambda s, b, k: trainer.step(s, b, k, Collective()))
     state = jax.jit(trainer.init)(jax.random.key(0))
     for i in range(2):
