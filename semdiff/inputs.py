@@ -140,7 +140,8 @@ def count_classes(source: Source) -> statistics.Counts:
             progress.report(done, "counting classes")
 
     counts = statistics.count(source, mine, report)
-    return statistics.Counts(*parallel.summed((counts.images, counts.showing, counts.pixels)))
+    images, showing, pixels = parallel.summed((counts.images, counts.showing, counts.pixels))
+    return statistics.Counts(int(images), showing, pixels)
 
 
 def say_absent(written: dict):

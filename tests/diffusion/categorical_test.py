@@ -367,3 +367,50 @@ def test_any_number_of_classes(k):
         term = categorical.vlb_term(process, jnp.zeros((1, 8, 8, k)), yt, y0, times(s), times(t))
         assert np.isfinite(term).all()
         assert (term >= 0).all()
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(("s", "t"), [(0, 1), (0, T), (3, 7), (7, T)])
+def test_gradients_of_the_bound_are_finite(name, s, t):
+    """Also at s = 0, where no class leaves MASK any share."""
+    process = processes()[name]
+    y0 = jnp.arange(K)[None, None]
+    yt = categorical.q_sample(process, y0, times(t), keys())
+    logits = jax.random.normal(jax.random.key(1), (1, 1, K, K))
+    gradient = jax.grad(
+        lambda logits: categorical.vlb_term(process, logits, yt, y0, times(s), times(t)).sum()
+    )
+    assert np.isfinite(gradient(logits)).all()
+
+
+def late(transition):
+    """A process that does nothing until t = 3."""
+    gamma = np.repeat(np.concatenate([np.ones(4), np.linspace(1, 0, T - 2)[1:]])[:, None], K, 1)
+    return Categorical(class_schedules.table(gamma), transition)
+
+
+@pytest.mark.parametrize("transition", categorical.TRANSITIONS)
+def test_before_anything_changes_every_pixel_is_certain(transition):
+    process = late(transition)
+    y = jnp.arange(K)[None, None]
+    logits = jax.random.normal(jax.random.key(1), (1, 1, K, K))
+
+    def certainty(logits):
+        log_p0 = jax.nn.log_softmax(logits)
+        return categorical.log_reverse(process, y, log_p0, times(1), times(3))
+
+    certain = np.where(np.eye(K, process.num_states, dtype=bool), 0, -np.inf)
+    np.testing.assert_array_equal(certainty(logits)[0, 0], certain)
+    gradient = jax.grad(lambda logits: categorical.vlb_term(process, logits, y, y, times(1), times(3)).sum())
+    np.testing.assert_array_equal(gradient(logits), 0)
+    for t in (2, 3):
+        np.testing.assert_array_equal(categorical.q_sample(process, y, times(t), keys()), y)
+
+
+@pytest.mark.parametrize("name", ["classwise", "linear", "uniform_linear"])
+def test_a_step_from_the_end_to_itself_leads_nowhere(name):
+    """Though no pixel shows its class there."""
+    process = processes()[name]
+    stay, change = categorical.transition(process, times(T), times(T))
+    np.testing.assert_array_equal(stay, 1)
+    np.testing.assert_array_equal(change, 0)
