@@ -116,7 +116,10 @@ def measured_rates(config: Experiment, source: Source, workdir: Path) -> np.ndar
     path = prepare_workdir(workdir) / "class_rates.json"
     found = parallel.from_main(path.read_bytes() if path.exists() else b"")
     if found:
-        written = json.loads(found)
+        try:
+            written = json.loads(found)
+        except ValueError as error:
+            raise ConfigError(f"{path} is damaged ({error}): remove it, and it is measured anew") from error
         if written["fingerprint"] != statistics.fingerprint(source):
             raise ConfigError(
                 f"{path} was measured on other data: {written['data']}, {written['split']}, {written['images']} images. "

@@ -172,8 +172,14 @@ def build_layout_process(
     c, steps = config.layout, config.process.steps
     if choose(("none", "absorbing"), c.transition, "config.layout.transition") == "none":
         return None
-    if c.lag not in (0, 1):
-        raise ConfigError(f"config.layout.lag is {c.lag}; expected 0, or 1 for the released code's clock")
+    if c.lag not in (0, 1) or (c.lag and c.schedule not in ("classwise", "linear")):
+        raise ConfigError(
+            f"config.layout.lag is {c.lag}; expected 0, or, for a classwise or linear schedule, 1: the released code's clock"
+        )
+    if c.schedule != "classwise" and (c.eta, c.floor) != (1.0, True):
+        raise ConfigError(
+            f"config.layout.eta is {c.eta} and floor {c.floor}, which only a classwise schedule has, not {c.schedule}"
+        )
     schedule = choose(
         {
             "classwise": lambda: class_schedules.classwise(steps, rates, c.eta, floor=c.floor, lag=c.lag),

@@ -186,6 +186,18 @@ def test_the_network_sees_each_class_with_its_own_share_at_the_images_time():
         assert_kept(shown, layout, gamma)
 
 
+def test_masks_are_of_the_very_time_of_the_image():
+    """A layout that is whole before t = 7 and gone from then on."""
+    process = gaussian.Gaussian(schedules.linear(50))
+    step = class_schedules.table(np.repeat(np.arange(51)[:, None] < 7, 3, 1))
+    m = noising(step, process=process)
+    _, t, _ = m.loss(jnp.float32(1.0), large_batch(64, 4), keys(64), UniformTime(50))
+    [(layouts, _)] = m.network.shown
+    assert {6, 7} <= set(np.asarray(t).tolist())
+    for shown, time in zip(layouts, np.asarray(t)):
+        assert (shown == MASK).all() if time >= 7 else (shown < MASK).all()
+
+
 def test_an_examples_mask_depends_on_its_own_key_alone():
     m, data = noising(), large_batch(4)
     m.loss(jnp.float32(1.0), data, keys(4), UniformTime(1000))

@@ -150,7 +150,10 @@ def log_reverse(process: Categorical, yt: Layout, log_p0: Logits, s: Times, t: T
 
 def _log_reveal(process: Categorical, yt: Layout, log_p0: Logits, s: Times, t: Times) -> LogProbs:
     shown, hidden = (per_pixel(jnp.log(p)) for p in reveal(process, s, t))
-    stays = jax.nn.logsumexp(log_p0 + hidden, axis=-1, keepdims=True)
+    # Where no class can stay masked (always at s = 0) the sum is of nothing, and has no gradient.
+    possible = (hidden > -jnp.inf).any(-1, keepdims=True)
+    stays = jax.nn.logsumexp(log_p0 + jnp.where(possible, hidden, 0.0), axis=-1, keepdims=True)
+    stays = jnp.where(possible, stays, -jnp.inf)
     masked = jnp.concatenate([log_p0 + shown, stays], axis=-1)
     carried = jnp.where(jax.nn.one_hot(yt, process.num_states, dtype=bool), 0.0, -jnp.inf)
     return jnp.where((yt == process.mask_id)[..., None], masked, carried)

@@ -74,7 +74,9 @@ class Exponential:
 
     def keep(self, t: Times) -> PerClass:
         """(lambda - lambda^u) / (lambda - 1)."""
-        return growth((self.num_steps - self._clock(t)) / self.num_steps, -self.log_rate[None])
+        t = self._clock(t)
+        kept = growth((self.num_steps - t) / self.num_steps, -self.log_rate[None])
+        return jnp.where(t > 0, kept, 1.0)  # a compiled T / T may be off by a rounding
 
 
 @register
