@@ -34,11 +34,11 @@ def cell(values: list[float], digits: int) -> str:
 
 def table(arms: dict[str, list[dict]], column: str) -> str:
     rows = [row for row in next(iter(arms.values()))[0] if all(row in e for es in arms.values() for e in es)]
-    head = "".join(f" {name} ({len(es)}) |" for name, es in arms.items())
+    head = "".join(f" {name}{f' ({len(es)} runs)' if len(es) > 1 else ''} |" for name, es in arms.items())
     lines = [f"| {column} |{head}", "|---|" + "---:|" * len(arms)]
     for row in rows:
         values = [[e[row][column] for e in es] for es in arms.values()]
-        if None not in values[0]:
+        if all(None not in v for v in values):
             digits = 2 if column == "Frechet" else 1
             lines.append(f"| {row} |" + "".join(f" {cell(v, digits)} |" for v in values))
     return "\n".join(lines)
