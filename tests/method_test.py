@@ -327,6 +327,14 @@ def layout_process(read=None, **layout):
     return method.build_layout_process(experiment, 3, read)
 
 
+OPTIONS = {
+    "classwise": {"eta": 0.5, "floor": False, "lag": 1},
+    "linear": {"lag": 1},
+    "cosine": {},
+    "table": {},
+}
+
+
 def test_a_layout_process_by_its_configuration(x64):
     t = jnp.arange(51)
     expected = {
@@ -337,7 +345,7 @@ def test_a_layout_process_by_its_configuration(x64):
     }
     for name, schedule in expected.items():
         read = np.linspace(1, [0, 0.5, 1], 51) if name == "table" else RATES
-        process = layout_process(read, schedule=name, eta=0.5, floor=False, lag=1)
+        process = layout_process(read, schedule=name, **OPTIONS[name])
         assert process.transition == "absorbing"
         assert process.mask_id == MASK
         assert type(process.schedule) is type(schedule)
@@ -365,7 +373,9 @@ def test_without_a_transition_there_is_no_layout_process():
             RATES,
             {"schedule": "square"},
         ),
-        (r"config\.layout\.lag is 2; expected 0, or 1", RATES, {"lag": 2}),
+        (r"config\.layout\.lag is 2; expected 0, or", RATES, {"lag": 2}),
+        (r"config\.layout\.lag is 1; .*classwise or linear", RATES, {"lag": 1, "schedule": "cosine"}),
+        (r"config\.layout\.eta is 0\.5 .*not linear", RATES, {"eta": 0.5, "schedule": "linear"}),
         (r"config\.layout\.lag is -1", RATES, {"lag": -1}),
         (
             r"config\.layout\.rates=x\.npy is for 2 classes and 50 steps; .*have 3 classes",
