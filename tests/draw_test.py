@@ -172,7 +172,7 @@ def test_curve_leaves_a_gap_where_there_is_no_number(tmp_path):
 )
 def test_curve_takes_any_range(tmp_path, y, log_y):
     draw.curve(tmp_path / "c.png", {"a": (range(len(y)), y)}, "x", "y", log_y=log_y)
-    draw.curve(tmp_path / "none.png", {}, "x", "y", log_y)
+    draw.curve(tmp_path / "none.png", {}, "x", "y", log_y=log_y)
     assert read(tmp_path / "c.png").std() > 0
 
 
