@@ -119,10 +119,10 @@ def report(rows: list[Row], info: Info, count: int, split: str, folder: Path):
 
 
 def noisy_grid(given: dict, made: dict, info: Info, rows: int) -> np.ndarray:
-    """A picture: real | layout, generated | the same for each corruption."""
+    """A picture of `rows` examples: real | layout, generated | the same for each corruption."""
     headers = ["real"] + [title for kind in given for title in (kind or "layout", "generated")]
     table = []
-    for i in range(min(rows, len(given[""]))):
+    for i in inputs.spread(given[""], rows):
         pairs = [(draw.colourise(given[k][i]["layout"], info.palette), made[k][i]) for k in given]
         table.append([given[""][i]["image"], *(image for pair in pairs for image in pair)])
     return draw.grid(table, headers=headers, scale=max(1, 96 // table[0][0].shape[1]))
