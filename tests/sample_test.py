@@ -10,9 +10,10 @@ from PIL import Image
 from tiny import tiny_experiment
 
 from semdiff import edit, inputs, method, sample
-from semdiff.config import ConfigError, Layout
+from semdiff.config import ConfigError, Layout, Sample
 from semdiff.data import augment
 from semdiff.data.images import DataError
+from semdiff.diffusion import samplers, schedules, solvers
 
 
 @pytest.fixture(scope="module")
@@ -119,6 +120,27 @@ def test_cached_modulation_gives_the_same_images(setting, tmp_path):
     cached = images_of(run(setting, tmp_path / "b", layouts=layouts, cache_modulation=True))
     for name in plain:
         assert np.abs(plain[name].astype(int) - cached[name]).max() <= 1
+
+
+def test_an_order_is_for_those_that_have_one():
+    build = lambda **keys: sample.build_sampler(Sample(**keys))  # noqa: E731
+    assert build(sampler="deis", order=2) == solvers.DEIS(2)
+    assert build(sampler="ipndm_v") == solvers.DEIS(clock="rho")
+    assert build(sampler="unipc") == solvers.UniPC()
+    assert build(sampler="ddim", eta=0.5) == samplers.DDIM(0.5)
+    with pytest.raises(ConfigError, match=r"sample\.order is 2, but the ddim sampler has no choice .*ipndm"):
+        build(sampler="ddim", order=2)
+    with pytest.raises(ConfigError, match=r"sample\.order is 4; unipc has 1, 2, 3, or 0"):
+        build(sampler="unipc", order=4)
+
+
+def test_times_given_one_by_one_take_the_place_of_steps_and_spacing():
+    c = Sample(steps=7, times=(1000.0, 300.0, 20.0))
+    assert sample.build_times(schedules.linear(), c).tolist() == [1000, 300, 20, 0]
+    assert sample.num_steps(c) == 3
+    assert len(sample.build_times(schedules.linear(), Sample(steps=7, spacing="karras"))) == 8
+    with pytest.raises(ConfigError, match=r"spacing is 'odd'; choose one of even, karras"):
+        sample.build_times(schedules.linear(), Sample(spacing="odd"))
 
 
 def test_eta_without_ddim_is_refused(setting):

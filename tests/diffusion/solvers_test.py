@@ -263,9 +263,10 @@ def test_missing_predictions_meet_no_real_one():
 def test_a_repeated_step_starts_from_the_memory_of_the_step_before(x64, sampler):
     """Predictions that know only t: repetition re-noises, and the last attempt is a step from what was re-noised."""
     process, x, times = process_of(), noise(2, 3, 3, 1), np.array([1000, 700, 400, 200, 0])
-    known = lambda x, t, keys: Prediction(
-        jnp.full_like(x, jnp.sin(t / 100)), jnp.full_like(x, jnp.cos(t / 100))
-    )
+
+    def known(x, t, keys):
+        return Prediction(jnp.full_like(x, jnp.sin(t / 100)), jnp.full_like(x, jnp.cos(t / 100)))
+
     once, thrice = (run(process, sampler, times, x, known, resample=n) for n in (1, 3))
     np.testing.assert_allclose(thrice, once, rtol=1e-9)  # into the data: all that was memory is left
 

@@ -23,7 +23,7 @@ CANDIDATES = np.unique(np.concatenate([np.arange(0, 40, 3), np.arange(40, 1001, 
 def test_the_best_path_is_that_of_brute_force(steps):
     for seed in range(5):
         cost = np.random.default_rng(seed).uniform(size=(7, 7)) ** 3
-        total = lambda path, cost=cost: sum(cost[i, j] for i, j in zip(path, path[1:]))  # noqa: E731
+        total = lambda path, cost=cost: sum(cost[i, j] for i, j in pairwise(path))  # noqa: E731
         paths = [(0, *inner, 6) for inner in combinations(range(1, 6), steps - 1)]
         got = timing.best_times(cost, steps)
         assert len(got) == steps + 1
@@ -90,7 +90,6 @@ def test_tuned_times_beat_every_spacing(steps):
             assert value == error(better)
             assert (np.diff(better) < 0).all()
             got = value
-        print(sampler, steps, tuned, got, errors)
         assert got < min(errors.values())
 
 
