@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 import os
-import struct
-import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from PIL import Image, ImageOps
 
+from semdiff.data.image_file import EXACT, PHOTOS, DataError, load
+
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")
 _DEEP_MODES = ("I", "I;16", "I;16B", "I;16L", "I;16N")  # more than 8 bits per pixel
 _SHOWN = 8  # values listed in a message before it says "and more"
-
-
-class DataError(ValueError):
-    """Data are not what was promised. The text says which file, what is wrong and what to do."""
 
 
 @dataclass(frozen=True)
@@ -37,40 +33,6 @@ class LabelFormat:
         return max(self.ids) + 1
 
 
-def _load(path: str | os.PathLike, what: str, upright: bool = False) -> Image.Image:
-    """The decoded file; `upright` applies the orientation that a camera wrote beside the pixels."""
-    try:
-        with Image.open(path) as image:
-            image.load()
-            return ImageOps.exif_transpose(image) if upright else image
-    except FileNotFoundError:
-        raise DataError(
-            f"{path}: no such file. Expected {what}. If the data set was opened before, the file has"
-            " been moved or deleted since: restore it or open the data set again."
-        ) from None
-    except (
-        OSError,
-        SyntaxError,
-        ValueError,
-        EOFError,
-        struct.error,
-        zlib.error,
-        Image.DecompressionBombError,
-    ) as error:
-        raise DataError(
-            f"{path}: cannot be decoded as {what} ({error}). Expected a whole PNG or JPEG file of"
-            f" at least one pixel; this one has {_bytes_on_disk(path)}. Copy it again from its"
-            " origin, or remove it with its partner files."
-        ) from error
-
-
-def _bytes_on_disk(path: str | os.PathLike) -> str:
-    try:
-        return f"{os.path.getsize(path)} bytes"
-    except OSError:
-        return "an unreadable size"
-
-
 def _wrong_mode(path: str | os.PathLike, what: str, mode: str, expected: str) -> DataError:
     return DataError(
         f"{path}: {what} is stored in the pixel mode {mode!r}. Expected {expected}. Convert the file."
@@ -79,7 +41,7 @@ def _wrong_mode(path: str | os.PathLike, what: str, mode: str, expected: str) ->
 
 def read_image(path: str | os.PathLike) -> np.ndarray:
     """uint8 [H,W,3]. 16-bit grey is scaled to 8 bits; transparent pixels are laid over white."""
-    image = _load(path, "an image", upright=True)
+    image = ImageOps.exif_transpose(load(path, "an image", PHOTOS))
     if image.mode in _DEEP_MODES:
         grey = _eight_bits(path, np.asarray(image))
         return np.repeat(grey[:, :, None], 3, axis=2)
@@ -165,7 +127,7 @@ def _pack(rgb: np.ndarray) -> np.ndarray:
 
 def read_raw_labels(path: str | os.PathLike, palette: Sequence[Sequence[int]] | None = None) -> np.ndarray:
     """The label values as stored [H,W]: ids, palette indices, or rows of `palette` if RGB."""
-    image = _load(path, "a label map")
+    image = load(path, "a label map", EXACT)
     if image.mode in ("RGB", "RGBA"):
         return _from_colours(path, np.asarray(image)[:, :, :3], palette)
     if image.mode not in ("1", "L", "P", *_DEEP_MODES):
@@ -203,7 +165,7 @@ def _ranges(values: Sequence[int]) -> str:
 
 def read_instances(path: str | os.PathLike) -> np.ndarray:
     """int32 [H,W] at full precision; RGB is the panoptic packing r + 256 g + 65536 b."""
-    image = _load(path, "an instance map")
+    image = load(path, "an instance map", EXACT)
     if image.mode in ("RGB", "RGBA"):
         r, g, b = np.moveaxis(np.asarray(image)[:, :, :3].astype(np.int32), 2, 0)
         return r + 256 * g + 65536 * b
@@ -222,4 +184,4 @@ def read_instances(path: str | os.PathLike) -> np.ndarray:
 
 def read_mask(path: str | os.PathLike) -> np.ndarray:
     """bool [H,W]: where a part mask is not black."""
-    return np.asarray(_load(path, "a part mask").convert("L")) > 0
+    return np.asarray(load(path, "a part mask", EXACT).convert("L")) > 0

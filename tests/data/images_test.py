@@ -1,8 +1,9 @@
+import os
 import struct
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import EpsImagePlugin, Image
 
 from semdiff.data.images import DataError, LabelFormat, read_image, read_instances, read_layout, read_mask
 
@@ -76,6 +77,65 @@ def test_a_picture_larger_than_pillow_trusts_is_named(tmp_path):
     path.write_bytes(data)
     with pytest.raises(DataError, match=r"bomb\.png: cannot be decoded"):
         read_image(path)
+
+
+# --- files that are not what they are called ------------------------------------------------------
+
+
+def test_postscript_called_png_never_reaches_its_interpreter(tmp_path, monkeypatch):
+    path, mark = tmp_path / "a.png", tmp_path / "ran"
+    path.write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 4 4\n%%EndComments\nshowpage\n%%EOF\n")
+    interpreter = tmp_path / "bin" / "gs"
+    interpreter.parent.mkdir()
+    interpreter.write_text(f"#!/bin/sh\ntouch {mark}\n")
+    interpreter.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{interpreter.parent}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.setattr(EpsImagePlugin, "gs_binary", None)
+    for read in (read_image, read_instances, read_mask):
+        with pytest.raises(DataError, match=r"a\.png: this is PostScript.*Expected PNG"):
+            read(path)
+    assert not mark.exists()
+
+
+LOSSY = [
+    lambda path: read_layout(path, LabelFormat(tuple(range(256)))),
+    lambda path: read_layout(path, LabelFormat((0, 1, 2), tuple(COLOURS))),
+    read_instances,
+    read_mask,
+]
+
+
+@pytest.mark.parametrize("read", LOSSY, ids=["ids", "colours", "instances", "mask"])
+def test_a_jpeg_called_png_is_no_label_map(tmp_path, read):
+    ids = np.random.default_rng(0).integers(0, 3, (16, 16), dtype=np.uint8)
+    path = write(tmp_path / "l.png", ids, format="JPEG")
+    with pytest.raises(
+        DataError, match=r"l\.png: this is a JPEG file, .* Expected PNG.*blends.*again.*as PNG"
+    ):
+        read(path)
+
+
+@pytest.mark.parametrize(
+    ("kind", "named"), [("GIF", "GIF"), ("TIFF", "TIFF"), ("BMP", "BMP"), ("WEBP", "WebP")]
+)
+def test_other_formats_are_named(tmp_path, kind, named):
+    path = write(tmp_path / "a.png", picture(), format=kind)
+    with pytest.raises(DataError, match=rf"a\.png: this is a {named} file, .*Expected PNG or JPEG.*Convert"):
+        read_image(path)
+
+
+def test_a_web_page_called_png_is_named(tmp_path):
+    (tmp_path / "a.png").write_text("<!DOCTYPE html><html></html>")
+    with pytest.raises(DataError, match=r"a\.png: this is a web page.*Expected PNG or JPEG"):
+        read_image(tmp_path / "a.png")
+
+
+def test_images_may_be_png_or_jpeg_whatever_their_name(tmp_path):
+    assert np.array_equal(read_image(write(tmp_path / "a.jpg", picture(), format="PNG")), picture())
+    assert read_image(write(tmp_path / "b.png", picture(), format="JPEG")).shape == (6, 8, 3)
+    frames = [Image.fromarray(picture(seed=i)) for i in range(2)]
+    frames[0].save(tmp_path / "c.jpg", "MPO", save_all=True, append_images=frames[1:])
+    assert read_image(tmp_path / "c.jpg").shape == (6, 8, 3)  # as telephones write them
 
 
 # --- label maps ---------------------------------------------------------------------------------
