@@ -38,6 +38,7 @@ def load(path: str | os.PathLike, what: str, formats: tuple[str, ...]) -> Image.
     try:
         with Image.open(path, formats=formats) as image:
             image.load()
+            image.getexif()  # parsed now, so that damage to it is told below
             return image
     except FileNotFoundError:
         raise DataError(

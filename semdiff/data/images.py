@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 
 from semdiff.data.image_file import EXACT, PHOTOS, DataError, load
+from semdiff.data.orientation import UPRIGHT, Photo, orientation_of, upright
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")
 _DEEP_MODES = ("I", "I;16", "I;16B", "I;16L", "I;16N")  # more than 8 bits per pixel
@@ -33,6 +34,18 @@ class LabelFormat:
         return max(self.ids) + 1
 
 
+def _load_exact(path: str | os.PathLike, what: str) -> Image.Image:
+    """A file of numbers. One that asks to be turned may have been drawn either way: it is refused."""
+    image = load(path, what, EXACT)
+    if (orientation := orientation_of(image)) != UPRIGHT:
+        raise DataError(
+            f"{path}: its EXIF orientation is {orientation} (shown turned or mirrored). Expected {what} that"
+            f" is stored upright. Turn it so (`mogrify -auto-orient {path}`), or where its pixels lie right as"
+            f" they are stored, remove the tag (`exiftool -Orientation= {path}`)."
+        )
+    return image
+
+
 def _wrong_mode(path: str | os.PathLike, what: str, mode: str, expected: str) -> DataError:
     return DataError(
         f"{path}: {what} is stored in the pixel mode {mode!r}. Expected {expected}. Convert the file."
@@ -40,8 +53,18 @@ def _wrong_mode(path: str | os.PathLike, what: str, mode: str, expected: str) ->
 
 
 def read_image(path: str | os.PathLike) -> np.ndarray:
-    """uint8 [H,W,3]. 16-bit grey is scaled to 8 bits; transparent pixels are laid over white."""
-    image = ImageOps.exif_transpose(load(path, "an image", PHOTOS))
+    """uint8 [H,W,3], upright. 16-bit grey is scaled to 8 bits; transparent pixels are laid over white."""
+    return read_photo(path).pixels
+
+
+def read_photo(path: str | os.PathLike) -> Photo:
+    """`read_image`, for those who have label maps to lay on it."""
+    image = load(path, "an image", PHOTOS)
+    orientation = orientation_of(image)
+    return Photo(path, upright(_rgb(path, image), orientation), orientation)
+
+
+def _rgb(path: str | os.PathLike, image: Image.Image) -> np.ndarray:
     if image.mode in _DEEP_MODES:
         grey = _eight_bits(path, np.asarray(image))
         return np.repeat(grey[:, :, None], 3, axis=2)
@@ -127,7 +150,7 @@ def _pack(rgb: np.ndarray) -> np.ndarray:
 
 def read_raw_labels(path: str | os.PathLike, palette: Sequence[Sequence[int]] | None = None) -> np.ndarray:
     """The label values as stored [H,W]: ids, palette indices, or rows of `palette` if RGB."""
-    image = load(path, "a label map", EXACT)
+    image = _load_exact(path, "a label map")
     if image.mode in ("RGB", "RGBA"):
         return _from_colours(path, np.asarray(image)[:, :, :3], palette)
     if image.mode not in ("1", "L", "P", *_DEEP_MODES):
@@ -165,7 +188,7 @@ def _ranges(values: Sequence[int]) -> str:
 
 def read_instances(path: str | os.PathLike) -> np.ndarray:
     """int32 [H,W] at full precision; RGB is the panoptic packing r + 256 g + 65536 b."""
-    image = load(path, "an instance map", EXACT)
+    image = _load_exact(path, "an instance map")
     if image.mode in ("RGB", "RGBA"):
         r, g, b = np.moveaxis(np.asarray(image)[:, :, :3].astype(np.int32), 2, 0)
         return r + 256 * g + 65536 * b
@@ -184,4 +207,4 @@ def read_instances(path: str | os.PathLike) -> np.ndarray:
 
 def read_mask(path: str | os.PathLike) -> np.ndarray:
     """bool [H,W]: where a part mask is not black."""
-    return np.asarray(load(path, "a part mask", EXACT).convert("L")) > 0
+    return np.asarray(_load_exact(path, "a part mask").convert("L")) > 0

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
 
 from semdiff.data import make_source
 from semdiff.data.folder import Folder, Layouts
@@ -262,6 +262,75 @@ def test_options_must_agree_with_the_description(tmp_path):
         Folder(root, "train", num_classes=4)
     with pytest.raises(DataError, match=r"void_id is None here .* but 1 was asked"):
         Folder(root, "train", void_id=1)
+
+
+# --- images that a camera wants turned ------------------------------------------------------------
+
+
+def turned_tree(root, orientation, label, size=(6, 8), instance=None):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    write(root / "images" / "s.png", picture(*size), exif=exif)
+    write(root / "labels" / "s.png", label)
+    if instance is not None:
+        write(root / "instances" / "s.png", instance)
+    return root
+
+
+def numbered(height, width):
+    return np.arange(height * width, dtype=np.uint8).reshape(height, width)
+
+
+def viewed(array, orientation):
+    """The array as any viewer shows it."""
+    image = Image.fromarray(array)
+    image.getexif()[0x0112] = orientation
+    return np.asarray(ImageOps.exif_transpose(image))
+
+
+@pytest.mark.parametrize("orientation", [5, 6, 7, 8])
+@pytest.mark.parametrize("mismatch", ["error", "resize_label"])
+def test_labels_drawn_on_stored_pixels_are_turned_with_their_image(tmp_path, orientation, mismatch):
+    root = turned_tree(tmp_path, orientation, numbered(6, 8), instance=numbered(6, 8) + np.uint16(500))
+    example = Folder(root, "train", num_classes=48, mismatch=mismatch)[0]
+    assert np.array_equal(example["image"], viewed(picture(), orientation))
+    assert np.array_equal(example["layout"], viewed(numbered(6, 8), orientation))
+    assert np.array_equal(example["instance"], 500 + viewed(numbered(6, 8), orientation).astype(int))
+
+
+@pytest.mark.parametrize("orientation", [5, 6, 7, 8])
+def test_labels_drawn_on_the_upright_picture_stay(tmp_path, orientation):
+    root = turned_tree(tmp_path, orientation, numbered(8, 6), instance=numbered(6, 8))
+    example = Folder(root, "train", num_classes=48)[0]
+    assert np.array_equal(example["layout"], numbered(8, 6))
+    assert np.array_equal(example["instance"], viewed(numbered(6, 8), orientation))
+
+
+def test_labels_of_another_size_are_turned_before_they_are_resized(tmp_path):
+    small = np.arange(12, dtype=np.uint8).reshape(3, 4)
+    example = Folder(turned_tree(tmp_path, 6, small), "train", num_classes=12, mismatch="resize_label")[0]
+    assert np.array_equal(example["layout"], np.rot90(small, -1).repeat(2, 0).repeat(2, 1))
+
+
+@pytest.mark.parametrize(
+    ("orientation", "size"), [(2, (6, 8)), (3, (6, 8)), (4, (6, 8)), (6, (8, 8)), (3, (8, 8))]
+)
+def test_labels_that_fit_either_way_are_refused(tmp_path, orientation, size):
+    root = turned_tree(tmp_path, orientation, numbered(*size), size)
+    expected = (
+        rf"labels/s\.png: .*images/s\.png, whose EXIF orientation is {orientation} .*auto-orient.*exiftool"
+    )
+    with pytest.raises(DataError, match=expected):
+        Folder(root, "train", num_classes=64)[0]
+
+
+def test_an_instance_map_that_fits_either_way_is_refused(tmp_path):
+    root = turned_tree(tmp_path, 6, numbered(6, 8), instance=np.zeros((7, 7), np.uint16))
+    with pytest.raises(DataError, match="s: sizes differ"):
+        Folder(root, "train", num_classes=64)[0]
+    root = turned_tree(tmp_path, 6, numbered(99, 1)[:, :1].repeat(100, 1), (99, 100), numbered(10, 10))
+    with pytest.raises(DataError, match=r"instances/s\.png: .*images/s\.png, whose EXIF orientation is 6"):
+        Folder(root, "train", num_classes=99, mismatch="resize_label")[0]
 
 
 # --- layouts ------------------------------------------------------------------------------------

@@ -3,7 +3,7 @@ import struct
 
 import numpy as np
 import pytest
-from PIL import EpsImagePlugin, Image
+from PIL import EpsImagePlugin, Image, ImageOps
 
 from semdiff.data.images import DataError, LabelFormat, read_image, read_instances, read_layout, read_mask
 
@@ -18,6 +18,20 @@ def write(path, array, **options):
 
 def picture(height=6, width=8, seed=0):
     return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+
+
+LOSSY = [
+    lambda path: read_layout(path, LabelFormat(tuple(range(256)))),
+    lambda path: read_layout(path, LabelFormat((0, 1, 2), tuple(COLOURS))),
+    read_instances,
+    read_mask,
+]
+
+
+def oriented(orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    return exif
 
 
 # --- images -------------------------------------------------------------------------------------
@@ -58,6 +72,27 @@ def test_camera_orientation_is_applied(tmp_path):
     assert np.array_equal(read_image(tmp_path / "e.png"), np.rot90(picture(4, 8), -1))
 
 
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_every_camera_orientation_is_applied(tmp_path, orientation):
+    image = Image.fromarray(picture(4, 8))
+    image.save(tmp_path / "e.png", exif=oriented(orientation))
+    expected = np.asarray(ImageOps.exif_transpose(Image.open(tmp_path / "e.png")))
+    assert np.array_equal(read_image(tmp_path / "e.png"), expected)
+
+
+@pytest.mark.parametrize("read", LOSSY, ids=["ids", "colours", "instances", "mask"])
+def test_a_label_map_that_asks_to_be_turned_is_refused(tmp_path, read):
+    path = write(tmp_path / "l.png", np.zeros((4, 8), np.uint8), exif=oriented(6))
+    with pytest.raises(DataError, match=r"l\.png: .*EXIF orientation is 6 .*Expected .*upright.*auto-orient"):
+        read(path)
+
+
+def test_damaged_exif_is_told_in_words(tmp_path):
+    path = write(tmp_path / "e.png", picture(), exif=b"Exif\0\0no such thing")
+    with pytest.raises(DataError, match=r"e\.png: cannot be decoded"):
+        read_image(path)
+
+
 def test_a_truncated_image_is_named(tmp_path):
     path = write(tmp_path / "cut.png", picture(64, 64))
     path.write_bytes(path.read_bytes()[:2000])
@@ -95,14 +130,6 @@ def test_postscript_called_png_never_reaches_its_interpreter(tmp_path, monkeypat
         with pytest.raises(DataError, match=r"a\.png: this is PostScript.*Expected PNG"):
             read(path)
     assert not mark.exists()
-
-
-LOSSY = [
-    lambda path: read_layout(path, LabelFormat(tuple(range(256)))),
-    lambda path: read_layout(path, LabelFormat((0, 1, 2), tuple(COLOURS))),
-    read_instances,
-    read_mask,
-]
 
 
 @pytest.mark.parametrize("read", LOSSY, ids=["ids", "colours", "instances", "mask"])
