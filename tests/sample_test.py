@@ -192,14 +192,16 @@ def turned_edit(setting, tmp_path, layout, mask, size=(8, 12), orientation=6):
     return task
 
 
-def test_editing_turns_what_was_drawn_on_stored_pixels_with_the_image(setting, tmp_path):
+@pytest.mark.parametrize("mask_is_stored", [False, True])
+def test_editing_turns_what_was_drawn_on_stored_pixels_with_the_image(setting, tmp_path, mask_is_stored):
     layout = np.arange(96, dtype=np.uint8).reshape(8, 12) % 16
-    mask = np.zeros((12, 8), np.uint8)
+    mask = np.zeros((8, 12), np.uint8)
     mask[3, 1] = 255
-    task = turned_edit(setting, tmp_path, layout, mask)
+    shown = np.rot90(mask, -1)
+    task = turned_edit(setting, tmp_path, layout, mask if mask_is_stored else shown)
     assert task.known.shape[:2] == (12, 8)
     np.testing.assert_array_equal(task.layout, np.rot90(layout, -1))
-    np.testing.assert_array_equal(task.free, mask > 0)
+    np.testing.assert_array_equal(task.free, shown > 0)
 
 
 def test_editing_refuses_a_mask_that_fits_either_way(setting, tmp_path):
