@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
+from semdiff.data.colours import ids_of_colours, is_reordered
 from semdiff.data.image_file import EXACT, PHOTOS, DataError, load
 from semdiff.data.orientation import UPRIGHT, Photo, orientation_of, upright
 
@@ -22,7 +23,8 @@ class LabelFormat:
     """How the pixels of a label file become class ids.
 
     `ids[raw]` is the class of the raw value `raw`; -1, or a raw value past the end, is an error.
-    `palette` decodes colour-coded files: the colour in row i is the raw value i.
+    `palette` decodes colour-coded files: the colour in row i is the raw value i. Palette files hold raw
+    values, unless their own palette has these colours in another order.
     """
 
     ids: tuple[int, ...]
@@ -104,63 +106,27 @@ def describe_values(values: np.ndarray) -> str:
     return shown + (f" and {len(found) - _SHOWN} more" if len(found) > _SHOWN else "")
 
 
-def _from_colours(
-    path: str | os.PathLike, rgb: np.ndarray, palette: Sequence[Sequence[int]] | None
-) -> np.ndarray:
-    """The row of `palette` that each pixel's colour is."""
-    if not palette:
-        raise DataError(
-            f"{path}: the label map is colour-coded (RGB) but no colours are known for the classes."
-            ' Expected a PNG of class ids; or give every class a "color" in dataset.json.'
-        )
-    table = _pack(np.asarray(palette, np.int32))
-    order = np.argsort(table, kind="stable")
-    twins = order[1:][table[order][1:] == table[order][:-1]]
-    if len(twins):
-        colour = tuple(palette[twins[0]])
-        classes = [i for i, other in enumerate(palette) if tuple(other) == colour]
-        raise DataError(
-            f"{path}: the label map is colour-coded (RGB), and classes {classes} share the colour"
-            f" {colour}. Expected one colour per class. Correct the colours in dataset.json, or"
-            " store the labels as class ids."
-        )
-    pixels = _pack(rgb.astype(np.int32))
-    place = np.minimum(np.searchsorted(table[order], pixels), len(table) - 1)
-    ids = order[place]
-    unknown = pixels[table[ids] != pixels]
-    if unknown.size:
-        found, counts = np.unique(unknown, return_counts=True)
-        shown = ", ".join(
-            f"({v >> 16}, {v >> 8 & 255}, {v & 255}) ({n} pixel{'s' if n != 1 else ''})"
-            for v, n in zip(found[:_SHOWN].tolist(), counts[:_SHOWN].tolist())
-        )
-        more = f" and {len(found) - _SHOWN} more" if len(found) > _SHOWN else ""
-        raise DataError(
-            f"{path}: colours that no class has: {shown}{more}. Expected only the"
-            f" {len(table)} colours of dataset.json. Add the missing classes there; if the colours"
-            " look blended, the file was resized or stored as JPEG: make it again from the original"
-            " with nearest-neighbour sampling, as PNG."
-        )
-    return ids.astype(np.int32)
-
-
-def _pack(rgb: np.ndarray) -> np.ndarray:
-    return rgb[..., 0] << 16 | rgb[..., 1] << 8 | rgb[..., 2]
-
-
-def read_raw_labels(path: str | os.PathLike, palette: Sequence[Sequence[int]] | None = None) -> np.ndarray:
-    """The label values as stored [H,W]: ids, palette indices, or rows of `palette` if RGB."""
+def read_raw_labels(path: str | os.PathLike, labels: LabelFormat | None = None) -> np.ndarray:
+    """The label values [H,W]: ids and palette indices as stored; rows of `labels.palette` where colours tell."""
     image = _load_exact(path, "a label map")
+    colours = labels.palette if labels else None
     if image.mode in ("RGB", "RGBA"):
-        return _from_colours(path, np.asarray(image)[:, :, :3], palette)
+        return ids_of_colours(path, np.asarray(image)[:, :, :3], colours)
     if image.mode not in ("1", "L", "P", *_DEEP_MODES):
         raise _wrong_mode(path, "the label map", image.mode, "8- or 16-bit ids, a palette PNG or RGB colours")
-    return _integers(image)
+    raw = _integers(image)
+    if image.mode == "P" and colours:
+        own = np.zeros((256, 3), np.int32)  # black where the file says nothing, as viewers show it
+        stored = image.getpalette("RGB")
+        own.flat[: len(stored)] = stored
+        if is_reordered(path, raw, own, labels.ids, colours):
+            return ids_of_colours(path, own[raw], colours)
+    return raw
 
 
 def read_layout(path: str | os.PathLike, labels: LabelFormat) -> np.ndarray:
     """Class ids [H,W], uint8 where they fit, else uint16."""
-    raw = read_raw_labels(path, labels.palette)
+    raw = read_raw_labels(path, labels)
     # The entry after the last one catches every larger value (mode="clip").
     table = np.asarray([*labels.ids, -1], np.int32)
     ids = np.take(table, raw, mode="clip")

@@ -100,6 +100,16 @@ def test_void_without_an_entry_gets_one(tmp_path):
     assert source.info.names == ("a", "b", "void")
 
 
+def test_a_reordered_palette_goes_by_the_colours_of_the_classes(tmp_path):
+    root = make_tree(tmp_path, description=described())
+    ids = np.arange(48, dtype=np.uint8).reshape(6, 8) % 3
+    image = Image.fromarray(np.array(COLOURS, np.uint8)[ids]).convert("P", palette=Image.Palette.ADAPTIVE)
+    assert not np.array_equal(np.asarray(image), ids)
+    image.save(root / "labels" / "train" / "s0.png")
+    assert np.array_equal(Folder(root, "train")[0]["layout"], ids)
+    assert np.array_equal(Layouts(root / "labels" / "train")[0]["layout"], ids)
+
+
 def test_labels_beyond_the_classes_are_named_and_counted(tmp_path):
     root = make_tree(tmp_path, classes=3)
     layout = np.zeros((6, 8), np.uint8)

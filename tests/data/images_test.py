@@ -1,5 +1,6 @@
 import os
 import struct
+import zlib
 
 import numpy as np
 import pytest
@@ -203,6 +204,88 @@ def test_an_unknown_colour_is_named_and_counted(tmp_path):
     expected = r"c\.png: colours that no class has: \(1, 2, 3\) \(3 pixels\), \(254, 0, 0\) \(1 pixel\)\. .*3 colours"
     with pytest.raises(DataError, match=expected):
         read_layout(path, LabelFormat((0, 1, 2), tuple(COLOURS)))
+
+
+def write_palette(path, indices, colours):
+    image = Image.fromarray(np.asarray(indices, np.uint8)).convert("L")
+    image.putpalette([part for colour in colours for part in colour])
+    image.save(path)
+    assert Image.open(path).mode == "P"
+    return path
+
+
+GREY, RED, BLUE, NIGHT = (128, 128, 128), (255, 0, 0), (10, 20, 30), (0, 0, 0)
+CLASSES = (GREY, RED, BLUE, NIGHT)
+COLOURED = LabelFormat((0, 1, 2, 3, *[-1] * 251, 3), CLASSES)  # 255 is void as well
+VOC = [
+    tuple(sum((i >> 3 * bit + channel & 1) << 7 - bit for bit in range(3)) for channel in range(3))
+    for i in range(256)
+]
+RAMP = [(i, i, i) for i in range(256)]
+
+
+@pytest.mark.parametrize(
+    ("colours", "indices", "expected"),
+    [
+        ((BLUE, GREY, NIGHT, RED), [0, 1, 2, 3], [2, 0, 3, 1]),  # reordered
+        ((BLUE, RED, GREY), [0, 1, 2], [2, 1, 0]),  # two of them have changed places
+        ((BLUE, RED), [0, 0, 1], [2, 2, 1]),  # without those that the image does not show
+        ((NIGHT, GREY, RED), [0, 1, 2], [3, 0, 1]),
+        ((RED, NIGHT), [1, 1, 1], [3, 3, 3]),  # what is not shown tells what black means
+        (CLASSES, [0, 1, 2, 3], [0, 1, 2, 3]),
+        ((*CLASSES, *[NIGHT] * 252), [0, 1, 255], [0, 1, 3]),
+        ((*CLASSES, *[NIGHT] * 251, (224, 224, 192)), [0, 1, 255], [0, 1, 3]),
+        (RAMP, [0, 1, 2, 3], [0, 1, 2, 3]),
+        (RAMP, [0, 0, 0], [0, 0, 0]),
+        (VOC, [0, 1, 2, 3], [0, 1, 2, 3]),
+        ([(9, 9, 9), (8, 8, 8), (7, 7, 7)], [2, 0, 1], [2, 0, 1]),
+    ],
+)
+def test_a_palette_of_the_classes_colours_goes_by_them_and_any_other_by_its_indices(
+    tmp_path, colours, indices, expected
+):
+    path = write_palette(tmp_path / "p.png", [indices], colours)
+    assert read_layout(path, COLOURED).tolist() == [expected]
+    plain = LabelFormat(COLOURED.ids)  # nothing is known of colours
+    assert read_layout(path, plain).tolist() == [[3 if i == 255 else i for i in indices]]
+
+
+@pytest.mark.parametrize(
+    ("colours", "indices", "words"),
+    [
+        ((BLUE, RED, (1, 2, 3)), [0, 1, 2], r"index 0 is \(10, 20, 30\), the colour of class 2.*index 2 is"),
+        (VOC, [0, 7], r"index 7 is \(128, 128, 128\), the colour of class 0"),
+        ((NIGHT, RED, BLUE), [0, 1, 2], r"index 0 is \(0, 0, 0\), the colour of class 3"),
+        ((NIGHT,), [0, 0], r"index 0 is \(0, 0, 0\), the colour of class 3"),
+    ],
+)
+def test_a_palette_that_contradicts_itself_is_refused(tmp_path, colours, indices, words):
+    path = write_palette(tmp_path / "p.png", [indices], colours)
+    with pytest.raises(DataError, match=rf"p\.png: .*{words}.*Expected .*Store"):
+        read_layout(path, COLOURED)
+
+
+def test_indices_beyond_the_palette(tmp_path):
+    path = write_palette(tmp_path / "p.png", [[0, 1, 255]], RAMP)
+    data = bytearray(path.read_bytes())
+    start = data.index(b"PLTE") - 4
+    length = struct.unpack(">I", data[start : start + 4])[0]
+    short = b"PLTE" + bytes([*GREY, *RED])
+    data[start : start + 12 + length] = struct.pack(">I", 6) + short + struct.pack(">I", zlib.crc32(short))
+    path.write_bytes(data)
+    assert read_layout(path, COLOURED).tolist() == [[0, 1, 3]]
+
+
+def test_two_colours_in_one_bit_are_told_apart_by_them(tmp_path):
+    white = (255, 255, 255)
+    path = write_palette(tmp_path / "p.png", [[0, 1]], (white, NIGHT))
+    assert read_layout(path, LabelFormat((0, 1), (NIGHT, white))).tolist() == [[1, 0]]
+
+
+def test_a_reordered_palette_whose_classes_share_colours_is_refused(tmp_path):
+    path = write_palette(tmp_path / "p.png", [[0, 1]], (RED, GREY))
+    with pytest.raises(DataError, match=r"p\.png: .*classes \[2, 3\] share the colour"):
+        read_layout(path, LabelFormat((0, 1, 2, 3), (GREY, RED, BLUE, BLUE)))
 
 
 def test_instances_keep_their_bits(tmp_path):
