@@ -265,15 +265,16 @@ def test_a_palette_that_contradicts_itself_is_refused(tmp_path, colours, indices
         read_layout(path, COLOURED)
 
 
-def test_indices_beyond_the_palette(tmp_path):
+@pytest.mark.parametrize(("colours", "expected"), [((GREY, RED), [0, 1, 3]), ((RED, GREY), [1, 0, 3])])
+def test_indices_beyond_the_palette_are_black_as_viewers_show_them(tmp_path, colours, expected):
     path = write_palette(tmp_path / "p.png", [[0, 1, 255]], RAMP)
     data = bytearray(path.read_bytes())
     start = data.index(b"PLTE") - 4
     length = struct.unpack(">I", data[start : start + 4])[0]
-    short = b"PLTE" + bytes([*GREY, *RED])
+    short = b"PLTE" + bytes([part for colour in colours for part in colour])
     data[start : start + 12 + length] = struct.pack(">I", 6) + short + struct.pack(">I", zlib.crc32(short))
     path.write_bytes(data)
-    assert read_layout(path, COLOURED).tolist() == [[0, 1, 3]]
+    assert read_layout(path, COLOURED).tolist() == [expected]
 
 
 def test_two_colours_in_one_bit_are_told_apart_by_them(tmp_path):
