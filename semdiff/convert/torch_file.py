@@ -14,10 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import safetensors
-import safetensors.numpy
 
-from semdiff.convert import torch_pickle
+from semdiff.convert import safetensors_file, torch_pickle
 from semdiff.convert.plain_pickle import Damaged, Refused, shown
 from semdiff.convert.torch_pickle import Storage, View
 
@@ -120,10 +118,7 @@ def _hint(start: bytes) -> str:
 
 
 def _parse_safetensors(path: Path) -> tuple[Any, Fetch]:
-    try:
-        tensors = safetensors.numpy.load_file(path)
-    except (safetensors.SafetensorError, KeyError, TypeError, ValueError) as error:
-        raise Damaged(f"not a whole safetensors file ({error})") from None
+    tensors, _ = safetensors_file.load(path)
     return tensors, lambda leaf: leaf
 
 
