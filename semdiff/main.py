@@ -13,6 +13,7 @@ from ml_collections import config_flags
 
 from semdiff import checkpoint, edit, evaluate, inputs, logs, method, sample, stats, train
 from semdiff.checkpoint import CheckpointError
+from semdiff.compilation import use_cache
 from semdiff.config import Experiment, as_dict, parse
 from semdiff.convert import weights as weight_files
 from semdiff.paths import local_path
@@ -60,8 +61,7 @@ def trained(config: Experiment, workdir: Path):
 
 def run(config: Experiment, workdir: Path, mode: str, name: str):
     if config.compilation_cache:
-        cache = local_path(config.compilation_cache, "config.compilation_cache")
-        jax.config.update("jax_compilation_cache_dir", str(cache))
+        use_cache(config.compilation_cache)
     if mode == "train":
         train.train(config, workdir, name)
         return
