@@ -14,6 +14,7 @@ from semdiff.data.source import Info
 from semdiff.method import Method
 from semdiff.metrics import frechet, segmenter
 from semdiff.metrics.segmentation import Confusion
+from semdiff.paths import local_path
 from semdiff.sample import Grid, Runner, batched, tasks_of
 
 
@@ -159,7 +160,7 @@ def build_reader(config: Experiment, info: Info, workdir: Path) -> segmenter.Rea
     }
     path = workdir / f"segmenter-{fingerprint(facts)}.safetensors"
     if c.segmenter or path.exists():
-        path = Path(c.segmenter).expanduser() if c.segmenter else path
+        path = local_path(c.segmenter, "config.evaluate.segmenter") if c.segmenter else path
         params, known = weights.load_weights(path)
         reads = {key: known.get(key) for key in ("classes", "training")}
         if reads["classes"] != facts["classes"] or reads["training"][-1] != c.segmenter_width:

@@ -24,6 +24,7 @@ from semdiff.convert import weights
 from semdiff.data import pipeline
 from semdiff.data.source import Source
 from semdiff.parallel import Collective
+from semdiff.paths import local_path
 
 
 class TrainingError(ValueError):
@@ -354,7 +355,7 @@ def check_finite(metrics: dict, limit: int, step: int):
 
 def with_weights(state: TrainState, path: str) -> TrainState:
     """The state with params and EMA from a weights file."""
-    params, _ = weights.load_weights(path)
+    params, _ = weights.load_weights(local_path(path, "config.train.init"))
     weights.check_tree(params, state.params, path)
     placed = jax.tree.map(
         lambda new, old: jax.device_put(jnp.asarray(new, old.dtype), old.sharding), params, state.params

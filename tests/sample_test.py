@@ -197,6 +197,41 @@ def test_editing_frees_what_differs_between_layouts(setting, tmp_path):
     assert not changed[~free].any()
 
 
+def turned_edit(setting, tmp_path, layout, mask, size=(8, 12), orientation=6):
+    """The one task of editing an image that is stored `size` and asks to be turned."""
+    _, spelled, _, _ = setting
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    for folder, array, options in (
+        ("images", np.arange(3 * np.prod(size), dtype=np.uint8).reshape(*size, 3), {"exif": exif}),
+        ("layouts", layout, {}),
+        ("masks", mask, {}),
+    ):
+        (tmp_path / folder).mkdir()
+        Image.fromarray(array).save(tmp_path / folder / "a.png", **options)
+    c = replace(tiny_experiment().edit, **{f: str(tmp_path / f) for f in ("images", "layouts", "masks")})
+    (task,) = edit.edit_tasks(spelled, {"name": "a", "layout": layout}, None, c, tiny_experiment().sample)
+    return task
+
+
+@pytest.mark.parametrize("mask_is_stored", [False, True])
+def test_editing_turns_what_was_drawn_on_stored_pixels_with_the_image(setting, tmp_path, mask_is_stored):
+    layout = np.arange(96, dtype=np.uint8).reshape(8, 12) % 16
+    mask = np.zeros((8, 12), np.uint8)
+    mask[3, 1] = 255
+    shown = np.rot90(mask, -1)
+    task = turned_edit(setting, tmp_path, layout, mask if mask_is_stored else shown)
+    assert task.known.shape[:2] == (12, 8)
+    np.testing.assert_array_equal(task.layout, np.rot90(layout, -1))
+    np.testing.assert_array_equal(task.free, shown > 0)
+
+
+def test_editing_refuses_a_mask_that_fits_either_way(setting, tmp_path):
+    square = np.zeros((8, 8), np.uint8)
+    with pytest.raises(DataError, match=r"a\.png: .*a\.png, whose EXIF orientation is 6"):
+        turned_edit(setting, tmp_path, square, square, (8, 8))
+
+
 def test_editing_says_what_is_missing(setting, tmp_path):
     config, spelled, params, info = setting
     with pytest.raises(ConfigError, match=r"config.edit.images is empty"):
