@@ -15,6 +15,7 @@ from etils import epath
 
 from semdiff import parallel
 from semdiff.config import Experiment, as_dict, differences
+from semdiff.paths import local_path
 
 # What the weights mean; the rest of a configuration may change between the runs of one workdir.
 IDENTITY = ("model", "process", "layout")
@@ -30,7 +31,7 @@ class Checkpoints:
     """The checkpoints of one workdir, newest last."""
 
     def __init__(self, workdir: str | Path, keep: int = 3, save_every: int | None = None):
-        self.directory = epath.Path(workdir).expanduser().resolve() / "checkpoints"
+        self.directory = epath.Path(local_path(workdir, "--workdir")).resolve() / "checkpoints"
         options = ocp.CheckpointManagerOptions(
             max_to_keep=keep, save_interval_steps=save_every or 1, create=save_every is not None
         )
@@ -176,7 +177,7 @@ def describe(config: Experiment, data: dict) -> dict:
 
 def prepare_workdir(workdir: str | Path) -> Path:
     """The folder, existing and writable, or an error in words."""
-    workdir = Path(workdir).expanduser().resolve()
+    workdir = local_path(workdir, "--workdir").resolve()
     try:
         workdir.mkdir(parents=True, exist_ok=True)
         probe = workdir / f".writable-{jax.process_index()}"

@@ -11,12 +11,14 @@ import numpy as np
 
 from semdiff import inputs, parallel
 from semdiff.config import ConfigError, Edit, Experiment, Sample
-from semdiff.data.images import read_image, read_mask
+from semdiff.data.images import read_mask, read_photo
 from semdiff.data.source import Info
 from semdiff.method import Method
+from semdiff.paths import local_path
 from semdiff.sample import Output, Runner, Task, padded, run_tasks, settings_of, tasks_of
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")
+DRAWN = ("layout", "instance")  # what of an example was drawn on the image
 
 
 def edit(config: Experiment, method: Method, params, weights: str, info: Info, folder: Path) -> Path:
@@ -27,10 +29,14 @@ def edit(config: Experiment, method: Method, params, weights: str, info: Info, f
             raise ConfigError(f"config.edit.{key} is empty: name the folder of {key}")
     if bool(c.masks) == bool(c.old_layouts):
         raise ConfigError("give either config.edit.masks or config.edit.old_layouts: they say where to edit")
-    new = inputs.layouts_source(c.layouts, info, method.edges, config.sample.unlabelled)
+    new = inputs.layouts_source(
+        c.layouts, info, method.edges, config.sample.unlabelled, "config.edit.layouts"
+    )
     old = None
     if c.old_layouts:
-        source = inputs.layouts_source(c.old_layouts, info, False, config.sample.unlabelled)
+        source = inputs.layouts_source(
+            c.old_layouts, info, False, config.sample.unlabelled, "config.edit.old_layouts"
+        )
         old = {example["name"]: example["layout"] for example in map(source.__getitem__, range(len(source)))}
     settings = settings_of(config, weights) | {"margin": c.margin, "resample": c.resample}
     output = Output(folder, settings, info)
@@ -44,34 +50,35 @@ def edit(config: Experiment, method: Method, params, weights: str, info: Info, f
 
 
 def edit_tasks(method: Method, example: dict, old: dict | None, c: Edit, s: Sample) -> Iterator[Task]:
-    name, layout = example["name"], example["layout"]
-    image = read_image(find(c.images, name, IMAGE_SUFFIXES))
+    name = example["name"]
+    photo = read_photo(find(local_path(c.images, "config.edit.images"), name, IMAGE_SUFFIXES))
+    drawn = {key: photo.align(example[key], f"{c.layouts}/{name}.png") for key in DRAWN if key in example}
+    layout = drawn["layout"]
     if old is None:
-        path = find(c.masks, name, (".png",))
-        free = read_mask(path)
+        path = find(local_path(c.masks, "config.edit.masks"), name, (".png",))
+        free = photo.align(read_mask(path), path)
     elif name in old:
         path = f"{c.old_layouts}/{name}.png"
-        if old[name].shape == layout.shape:
-            free = widened(old[name] != layout, c.margin)
-        else:
-            free = old[name]
+        free = photo.align(old[name], path)
+        if free.shape == layout.shape:
+            free = widened(free != layout, c.margin)
     else:
         raise ConfigError(
             f"{c.old_layouts} has no {name}.png, which {c.layouts} has: give every new layout its old one"
         )
-    if not image.shape[:2] == layout.shape == free.shape:
+    if not photo.pixels.shape[:2] == layout.shape == free.shape:
         raise ConfigError(
-            f"{name}: image {image.shape[:2]}, new layout {layout.shape} and {path} {free.shape} differ in size; "
+            f"{name}: image {photo.pixels.shape[:2]}, new layout {layout.shape} and {path} {free.shape} differ in size; "
             "they must be the same, in pixels"
         )
     multiple = method.network.size_multiple
-    for task in tasks_of(method, example, s):
-        yield replace(task, known=padded(image, multiple), free=padded(free, multiple))
+    for task in tasks_of(method, example | drawn, s):
+        yield replace(task, known=padded(photo.pixels, multiple), free=padded(free, multiple))
 
 
-def find(folder: str, name: str, suffixes: tuple[str, ...]) -> Path:
+def find(folder: Path, name: str, suffixes: tuple[str, ...]) -> Path:
     for suffix in suffixes:
-        if (path := Path(folder).expanduser() / f"{name}{suffix}").exists():
+        if (path := folder / f"{name}{suffix}").exists():
             return path
     raise ConfigError(
         f"{folder} has no {name} with suffix {' or '.join(suffixes)}: every layout needs its file there"

@@ -17,6 +17,7 @@ from semdiff.data.source import Info
 from semdiff.method import Method
 from semdiff.metrics import frechet, segmenter
 from semdiff.metrics.segmentation import Confusion
+from semdiff.paths import local_path
 from semdiff.sample import Grid, Runner, batched, tasks_of
 
 
@@ -191,7 +192,9 @@ def build_reader(config: Experiment, info: Info, workdir: Path) -> segmenter.Rea
         "training": ["balanced", c.segmenter_steps, c.segmenter_batch, c.segmenter_width],
     }
     model = segmenter.Segmenter(info.num_classes, c.segmenter_width)
-    path = Path(c.segmenter or workdir / f"segmenter-{fingerprint(facts)}.safetensors").expanduser()
+    path = local_path(
+        c.segmenter or workdir / f"segmenter-{fingerprint(facts)}.safetensors", "config.evaluate.segmenter"
+    )
     if jax.process_index() == 0 and not c.segmenter and not path.exists():
         weights.save_weights(path, trained_segmenter(model, config, info), facts)
     parallel.meet()

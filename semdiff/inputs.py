@@ -12,6 +12,7 @@ from semdiff.config import ConfigError, Data, Experiment
 from semdiff.data import make_source, statistics
 from semdiff.data.folder import Layouts
 from semdiff.data.source import Info, Source
+from semdiff.paths import local_path
 
 RELEASED_RATES = ("ade20k", "coco_stuff", "celebamask_hq")
 
@@ -30,16 +31,18 @@ def _source(data: Data, split: str, seed: int, **options) -> Source:
     if data.source == "folder":
         options["mismatch"] = data.mismatch
     if data.root:
-        options["root"] = Path(data.root).expanduser()
+        options["root"] = local_path(data.root, "config.data.root")
     if data.num_classes:
         options["num_classes"] = data.num_classes
     return make_source(data.source, split=split, **{k: v for k, v in options.items() if v is not None})
 
 
-def layouts_source(folder: str, info: Info, edges: bool, unlabelled: int = -1) -> Source:
+def layouts_source(
+    folder: str, info: Info, edges: bool, unlabelled: int = -1, key: str = "config.sample.layouts"
+) -> Source:
     """Layouts to sample from. A network with an edge channel wants instance maps too: FOLDER/../instances, or where a
     data set has them, ROOT/instances/SPLIT beside ROOT/labels/SPLIT."""
-    path = Path(folder).expanduser()
+    path = local_path(folder, key)
     split = path.parent.name == "labels"
     instances = path.parents[1] / "instances" / path.name if split else path.parent / "instances"
     if edges and not instances.is_dir():
@@ -99,7 +102,7 @@ def class_rates(config: Experiment, source: Source, workdir: Path) -> np.ndarray
     if c.rates in RELEASED_RATES and c.schedule == "classwise":
         rates = statistics.released_rates(c.rates)
     else:
-        rates = statistics.read_rates(c.rates)
+        rates = statistics.read_rates(local_path(c.rates, "config.layout.rates"))
     if rates.shape[-1:] != (source.info.num_classes,):
         raise ConfigError(
             f"config.layout.rates={c.rates} has {rates.shape[-1] if rates.ndim else 0} classes; {source.info.name} has "

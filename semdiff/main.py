@@ -13,8 +13,10 @@ from ml_collections import config_flags
 
 from semdiff import checkpoint, edit, evaluate, inputs, logs, method, parallel, sample, stats, train
 from semdiff.checkpoint import CheckpointError
+from semdiff.compilation import use_cache
 from semdiff.config import Experiment, as_dict, parse
 from semdiff.convert import weights as weight_files
+from semdiff.paths import local_path
 
 DISK_IS_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 MODES = ("train", "sample", "edit", "evaluate", "export", "stats", "noise")
@@ -37,12 +39,13 @@ def trained(config: Experiment, workdir: Path):
     info, rates = source.info, inputs.class_rates(config, source, workdir)
     spelled = method.build(config, info.num_classes, info.has_instances, rates)
     like = jax.eval_shape(lambda key: spelled.init(key, config.data.size), jax.random.key(0))
-    if path := config.sample.weights:
+    if config.sample.weights:
+        path = local_path(config.sample.weights, "config.sample.weights")
         params, _ = weight_files.load_weights(path)
         weight_files.check_tree(params, like, path)
         with open(path, "rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()[:8]
-        return spelled, jax.tree.map(jax.numpy.asarray, params), f"{Path(path).stem}-{digest}", info
+        return spelled, jax.tree.map(jax.numpy.asarray, params), f"{path.stem}-{digest}", info
     checkpoints = checkpoint.Checkpoints(workdir)
     step = checkpoints.latest()
     if step is None:
@@ -58,8 +61,7 @@ def trained(config: Experiment, workdir: Path):
 
 def run(config: Experiment, workdir: Path, mode: str, name: str):
     if config.compilation_cache:
-        cache = Path(config.compilation_cache).expanduser()
-        jax.config.update("jax_compilation_cache_dir", str(cache))
+        use_cache(config.compilation_cache)
     if mode == "train":
         train.train(config, workdir, name)
     elif mode in ("stats", "noise"):
@@ -73,10 +75,10 @@ def use(config: Experiment, workdir: Path, mode: str):
     """What is done with trained weights."""
     spelled, params, weights, info = trained(config, workdir)
     if mode == "sample":
-        folder = Path(config.sample.output or workdir / "samples" / weights).expanduser()
+        folder = local_path(config.sample.output or workdir / "samples" / weights, "config.sample.output")
         sample.sample(config, spelled, params, weights, info, folder)
     elif mode == "edit":
-        folder = Path(config.edit.output or workdir / "edits" / weights).expanduser()
+        folder = local_path(config.edit.output or workdir / "edits" / weights, "config.edit.output")
         edit.edit(config, spelled, params, weights, info, folder)
     elif mode == "evaluate":
         evaluate.evaluate(config, spelled, params, weights, info, workdir)
@@ -103,7 +105,7 @@ def main(_):
         raise app.UsageError("--processes and --process need --coordinator=HOST:PORT of process 0")
     try:
         name = config_flags.get_config_filename(flags.FLAGS["config"])
-        run(parse(CONFIG.value), Path(WORKDIR.value).expanduser(), MODE.value, name)
+        run(parse(CONFIG.value), local_path(WORKDIR.value, "--workdir"), MODE.value, name)
     except ValueError as error:
         if not raised_here(error):
             raise

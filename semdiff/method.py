@@ -195,6 +195,11 @@ def build_layout_process(
             f"config.layout.rates={c.rates} is for {schedule.num_classes} classes and {schedule.num_steps} steps; the data "
             f"have {num_classes} classes, config.process.steps is {steps}"
         )
+    if not schedule.continuous and build_process(config).schedule.continuous:
+        raise ConfigError(
+            f"config.layout.schedule is {c.schedule}, which knows whole times only, but config.process.schedule is "
+            f"{config.process.schedule}, in real time; choose classwise, linear or cosine, or another image schedule"
+        )
     return categorical.Categorical(schedule)
 
 

@@ -41,17 +41,41 @@ class Task:
         return digest_of(self.layout, self.edges, self.known, self.free).hexdigest()[:16]
 
 
+def build_sampler(c: Sample) -> samplers.Sampler:
+    """The sampler by its name, with what it alone can be told."""
+    kind = choose(samplers.SAMPLERS, c.sampler, "config.sample.sampler")
+    if c.eta and c.sampler != "ddim":
+        raise ConfigError(
+            f"config.sample.eta is {c.eta}, but only the ddim sampler has an eta, not {c.sampler}"
+        )
+    if c.order and c.sampler not in samplers.ORDERS:
+        raise ConfigError(
+            f"config.sample.order is {c.order}, but the {c.sampler} sampler has no choice of order; leave it at 0, or "
+            f"choose one of {', '.join(samplers.ORDERS)}"
+        )
+    if c.order and c.order not in samplers.ORDERS[c.sampler]:
+        raise ConfigError(
+            f"config.sample.order is {c.order}; {c.sampler} has {', '.join(map(str, samplers.ORDERS[c.sampler]))}, or 0: "
+            "its own"
+        )
+    settings = {"eta": c.eta} if c.sampler == "ddim" else {"order": c.order} if c.order else {}
+    return kind(**settings)
+
+
+def build_times(schedule: schedules.Schedule, c: Sample) -> np.ndarray:
+    """The times of the chain: as listed, else as many steps so spaced."""
+    choose(schedules.SPACINGS, c.spacing, "config.sample.spacing")
+    if c.times:
+        return schedules.given_times(schedule, c.times)
+    return schedules.spaced_times(schedule, c.steps, c.spacing)
+
+
 def build_generate(method: Method, c: Sample, progress: Callable | None = None) -> Callable:
     """generate(params, condition, keys, known=None, free=None, resample=1) -> uint8 [B, H, W, 3]; compiled once a shape.
 
     With `known` and `free` the pixels outside `free` are held at `known` through the chain.
     """
-    choose(samplers.SAMPLERS, c.sampler, "config.sample.sampler")
-    sampler = samplers.DDIM(c.eta) if c.sampler == "ddim" else samplers.SAMPLERS[c.sampler]()
-    if c.eta and c.sampler != "ddim":
-        raise ConfigError(
-            f"config.sample.eta is {c.eta}, but only the ddim sampler has an eta, not {c.sampler}"
-        )
+    sampler, times = build_sampler(c), build_times(method.process.schedule, c)
     choose(("mean", "all"), c.guidance_channels, "config.sample.guidance_channels")
     guide = guidance.Guidance(c.guidance, c.guidance_channels, c.guidance_interval)
     quantile = c.quantile if c.threshold == "dynamic" else None
@@ -67,7 +91,6 @@ def build_generate(method: Method, c: Sample, progress: Callable | None = None) 
         raise ConfigError(
             "config.sample.layout_noise is coherent, but config.layout.transition is none: layouts are not noised"
         )
-    times = schedules.spaced_times(method.process.num_steps, c.steps, c.spacing)
 
     def generate(params, condition, keys, known=None, free=None, resample=1):
         shape = (*condition["layout"].shape, method.image_channels)
@@ -94,6 +117,10 @@ def build_generate(method: Method, c: Sample, progress: Callable | None = None) 
         return to_pixels(x)
 
     return jax.jit(generate, static_argnames="resample")
+
+
+def num_steps(c: Sample) -> int:
+    return len(c.times) or c.steps
 
 
 def image_key(seed: int, copy: int, *arrays: np.ndarray | None):
@@ -294,7 +321,7 @@ def settings_of(config: Experiment, weights: str) -> dict:
     return {
         "seed": c.seed,
         "sampler": c.sampler,
-        "steps": c.steps,
+        "steps": num_steps(c),
         "guidance": c.guidance,
         "checkpoint": weights,
         "config": fingerprint(
@@ -336,7 +363,8 @@ def sample(config: Experiment, method: Method, params, weights: str, info: Info,
     output = Output(folder, settings_of(config, weights), info)
     mine = parallel.share(range(min(c.limit or len(source), len(source))))
     tasks = (t for i in mine for t in tasks_of(method, source[i], c, size))
-    run = Runner(method, c, progress=logs.Heartbeat(c.steps) if c.steps > LONG_CHAIN else None)
+    steps = num_steps(c)
+    run = Runner(method, c, progress=logs.Heartbeat(steps) if steps > LONG_CHAIN else None)
     total = len(mine) * c.per_layout
     origin = c.layouts or config.data.eval_split
     run_tasks(lambda batch: run(params, batch), run.batch_size, tasks, total, output, origin)

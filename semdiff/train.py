@@ -24,6 +24,7 @@ from semdiff.convert import weights
 from semdiff.data import pipeline
 from semdiff.data.source import Source
 from semdiff.parallel import Collective
+from semdiff.paths import local_path
 
 
 class TrainingError(ValueError):
@@ -61,7 +62,7 @@ def learning_rate(config: Optimizer, steps: int) -> optax.Schedule:
 
 
 def build_optimizer(config: Optimizer, steps: int) -> optax.GradientTransformation:
-    clip = optax.clip_by_global_norm(config.clip_norm) if config.clip_norm else optax.identity()
+    clip = clipped(config.clip_norm) if config.clip_norm else optax.identity()
     adamw = optax.adamw(
         learning_rate(config, steps),
         b1=config.beta1,
@@ -70,6 +71,16 @@ def build_optimizer(config: Optimizer, steps: int) -> optax.GradientTransformati
         weight_decay=config.weight_decay,
     )
     return optax.chain(clip, adamw)
+
+
+def clipped(limit: float) -> optax.GradientTransformation:
+    """Gradients of a global norm of at most `limit`; optax's own divides every leaf, which is one more program a leaf."""
+
+    def update(grads, state, params=None):
+        factor = jnp.minimum(1.0, limit / optax.global_norm(grads))
+        return jax.tree.map(lambda g: factor * g, grads), state
+
+    return optax.GradientTransformation(optax.init_empty_state, update)
 
 
 @dataclass(frozen=True)
@@ -367,7 +378,7 @@ def check_finite(metrics: dict, limit: int, step: int):
 
 def with_weights(state: TrainState, path: str) -> TrainState:
     """The state with params and EMA from a weights file."""
-    params, _ = weights.load_weights(path)
+    params, _ = weights.load_weights(local_path(path, "config.train.init"))
     weights.check_tree(params, state.params, path)
     placed = jax.tree.map(
         lambda new, old: jax.device_put(jnp.asarray(new, old.dtype), old.sharding), params, state.params

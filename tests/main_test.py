@@ -387,6 +387,7 @@ BAD = [
     ),
     ([*ABSORBING, "--config.layout.rates=ade20k"], "rates=ade20k has 151 classes; scenes has 16"),
     ([*ABSORBING, "--config.layout.rates=/nowhere.npy"], "/nowhere.npy: cannot be read"),
+    (["--workdir=gs://bucket/run"], r"--workdir=gs://bucket/run: remote folders are not supported"),
     (["--mode=noise", "--config.evaluate.noise=('edge:x',)"], "the strength in 'edge:x' is 'x'"),
 ]
 

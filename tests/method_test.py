@@ -397,3 +397,16 @@ def test_without_a_transition_there_is_no_layout_process():
 def test_layout_processes_that_cannot_be_are_refused(said, read, layout):
     with pytest.raises(config.ConfigError, match=said):
         layout_process(read, **layout)
+
+
+def test_a_table_of_whole_times_does_not_go_with_images_in_real_time():
+    experiment = tiny_experiment()
+    experiment = dataclasses.replace(
+        experiment,
+        layout=config.Layout(transition="absorbing", schedule="table", rates="x.npy"),
+        process=dataclasses.replace(experiment.process, schedule="cosine_log_snr"),
+    )
+    with pytest.raises(
+        config.ConfigError, match=r"layout\.schedule is table, .*process\.schedule is cosine_log_snr"
+    ):
+        method.build_layout_process(experiment, 3, np.ones((51, 3)))

@@ -10,9 +10,10 @@ from PIL import Image
 from tiny import tiny_experiment
 
 from semdiff import edit, inputs, method, sample
-from semdiff.config import ConfigError, Layout
+from semdiff.config import ConfigError, Layout, Sample
 from semdiff.data import augment
 from semdiff.data.images import DataError
+from semdiff.diffusion import samplers, schedules, solvers
 
 
 @pytest.fixture(scope="module")
@@ -121,6 +122,27 @@ def test_cached_modulation_gives_the_same_images(setting, tmp_path):
         assert np.abs(plain[name].astype(int) - cached[name]).max() <= 1
 
 
+def test_an_order_is_for_those_that_have_one():
+    build = lambda **keys: sample.build_sampler(Sample(**keys))  # noqa: E731
+    assert build(sampler="deis", order=2) == solvers.DEIS(2)
+    assert build(sampler="ipndm_v") == solvers.DEIS(clock="rho")
+    assert build(sampler="unipc") == solvers.UniPC()
+    assert build(sampler="ddim", eta=0.5) == samplers.DDIM(0.5)
+    with pytest.raises(ConfigError, match=r"sample\.order is 2, but the ddim sampler has no choice .*ipndm"):
+        build(sampler="ddim", order=2)
+    with pytest.raises(ConfigError, match=r"sample\.order is 4; unipc has 1, 2, 3, or 0"):
+        build(sampler="unipc", order=4)
+
+
+def test_times_given_one_by_one_take_the_place_of_steps_and_spacing():
+    c = Sample(steps=7, times=(1000.0, 300.0, 20.0))
+    assert sample.build_times(schedules.linear(), c).tolist() == [1000, 300, 20, 0]
+    assert sample.num_steps(c) == 3
+    assert len(sample.build_times(schedules.linear(), Sample(steps=7, spacing="karras"))) == 8
+    with pytest.raises(ConfigError, match=r"spacing is 'odd'; choose one of even, karras"):
+        sample.build_times(schedules.linear(), Sample(spacing="odd"))
+
+
 def test_eta_without_ddim_is_refused(setting):
     config, spelled, _, _ = setting
     with pytest.raises(ConfigError, match="only the ddim sampler"):
@@ -173,6 +195,41 @@ def test_editing_frees_what_differs_between_layouts(setting, tmp_path):
     free[4, 3:6] = free[3:6, 4] = True
     assert changed.any()
     assert not changed[~free].any()
+
+
+def turned_edit(setting, tmp_path, layout, mask, size=(8, 12), orientation=6):
+    """The one task of editing an image that is stored `size` and asks to be turned."""
+    _, spelled, _, _ = setting
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    for folder, array, options in (
+        ("images", np.arange(3 * np.prod(size), dtype=np.uint8).reshape(*size, 3), {"exif": exif}),
+        ("layouts", layout, {}),
+        ("masks", mask, {}),
+    ):
+        (tmp_path / folder).mkdir()
+        Image.fromarray(array).save(tmp_path / folder / "a.png", **options)
+    c = replace(tiny_experiment().edit, **{f: str(tmp_path / f) for f in ("images", "layouts", "masks")})
+    (task,) = edit.edit_tasks(spelled, {"name": "a", "layout": layout}, None, c, tiny_experiment().sample)
+    return task
+
+
+@pytest.mark.parametrize("mask_is_stored", [False, True])
+def test_editing_turns_what_was_drawn_on_stored_pixels_with_the_image(setting, tmp_path, mask_is_stored):
+    layout = np.arange(96, dtype=np.uint8).reshape(8, 12) % 16
+    mask = np.zeros((8, 12), np.uint8)
+    mask[3, 1] = 255
+    shown = np.rot90(mask, -1)
+    task = turned_edit(setting, tmp_path, layout, mask if mask_is_stored else shown)
+    assert task.known.shape[:2] == (12, 8)
+    np.testing.assert_array_equal(task.layout, np.rot90(layout, -1))
+    np.testing.assert_array_equal(task.free, shown > 0)
+
+
+def test_editing_refuses_a_mask_that_fits_either_way(setting, tmp_path):
+    square = np.zeros((8, 8), np.uint8)
+    with pytest.raises(DataError, match=r"a\.png: .*a\.png, whose EXIF orientation is 6"):
+        turned_edit(setting, tmp_path, square, square, (8, 8))
 
 
 def test_editing_says_what_is_missing(setting, tmp_path):

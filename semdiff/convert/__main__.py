@@ -11,9 +11,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-import safetensors
 
-from semdiff.convert import sdm, torch_file, weights
+from semdiff.convert import safetensors_file, sdm, torch_file, weights
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -105,9 +104,8 @@ def _export(options: argparse.Namespace) -> None:
 
 def _is_semdiff(path: Path) -> bool:
     try:
-        with safetensors.safe_open(path, framework="np") as file:
-            return weights.MARK in (file.metadata() or {})
-    except (safetensors.SafetensorError, OSError):
+        return weights.MARK in safetensors_file.read_metadata(path)
+    except (ValueError, OSError):
         return False
 
 

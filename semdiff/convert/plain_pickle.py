@@ -50,6 +50,7 @@ def load(
             opcode, argument, _ = next(opcodes)
         except ValueError as error:
             raise Damaged(f"the pickle is cut short or damaged ({error})") from None
+        machine.opcodes += 1
         if opcode.name == "STOP":
             return machine.result()
         machine.step(opcode.name, argument)
@@ -80,6 +81,8 @@ class _Machine:
         self.stack: list[Any] = []
         self.below: list[list[Any]] = []  # the stacks under each open mark
         self.memo: dict[int, Any] = {}
+        self.opcodes = 0
+        self.handed = 0  # to calls, in all
 
     def step(self, name: str, argument: Any) -> None:
         if name in VALUES:
@@ -198,10 +201,21 @@ class _Machine:
             raise Refused(f"refused to call {shown(function)}")
         if not isinstance(arguments, tuple):
             raise Refused(f"refused to call {function} with no tuple of arguments")
+        self._count_handed(arguments)
         try:
             self.stack.append(self.calls[function](*arguments))
         except (TypeError, ValueError, OverflowError) as error:
             raise Damaged(f"{function} with arguments that do not fit ({error})") from None
+
+    def _count_handed(self, arguments: tuple):
+        """What is built takes an opcode for each of its parts, unless one part is handed over many times."""
+        self.handed += len(arguments)
+        self.handed += sum(len(part) for part in arguments if isinstance(part, (tuple, list, dict)))
+        if self.handed > self.opcodes:
+            raise Refused(
+                f"refused a pickle that would grow: its calls are handed {self.handed} values, which is more"
+                f" than the pickle itself has ({self.opcodes} opcodes)"
+            )
 
     def _build(self):
         # PyTorch hangs version numbers on its ordered dictionaries; nothing here needs them.

@@ -105,7 +105,7 @@ def to_semdiff(
             "Pass the state_dict of the released UNet, nothing left out or added"
         )
     for name, tensor in tensors.items():
-        if not np.issubdtype(tensor.dtype, np.inexact) and tensor.dtype.name != "bfloat16":
+        if not np.issubdtype(tensor.dtype, np.inexact) and "float" not in tensor.dtype.name:
             raise ValueError(f"{source}: tensor {name!r} is {tensor.dtype}, expected floating point")
     if new_attention_order:
         tensors = {

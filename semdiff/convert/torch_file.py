@@ -14,10 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import safetensors
-import safetensors.numpy
 
-from semdiff.convert import torch_pickle
+from semdiff.convert import safetensors_file, torch_pickle
 from semdiff.convert.plain_pickle import Damaged, Refused, shown
 from semdiff.convert.torch_pickle import Storage, View
 
@@ -27,6 +25,8 @@ LEGACY_START = b"\x80\x02\x8a\x0a" + LEGACY_MAGIC.to_bytes(10, "little") + b"."
 MAX_PICKLE_BYTES = 64 << 20
 MAX_ENTRIES = 1_000_000
 MAX_DEPTH = 64
+TENSOR_ROOM = 64  # bytes that a tensor takes in a file at least, beside its name
+SPARE_ROOM = 1 << 16
 # What the zip library lets through when an archive's own records are garbled.
 UNZIP_ERRORS = (
     *(zipfile.BadZipFile, EOFError, RuntimeError),
@@ -65,11 +65,17 @@ def _named(path: Path, tree: Any, fetch: Fetch, key: str | None, flatten: bool):
     if not isinstance(tree, dict):
         raise ValueError(f"{path}: expected tensors by name; {_describe(tree)}")
     tensors = {}
+    room = path.stat().st_size + SPARE_ROOM
     for names, leaf in _leaves(tree):
         if len(names) > 1 and not flatten:
             raise ValueError(
                 f"{path}: its tensors are nested ({_describe(tree)}); name the entry to read "
                 "(key=...) or ask for all of them (flatten=True)"
+            )
+        room -= sum(map(len, names)) + TENSOR_ROOM
+        if room < 0:
+            raise Refused(
+                "refused tensors whose names take more room than the file, which lists them many times"
             )
         name = ".".join(names)
         if name in tensors:
@@ -112,10 +118,7 @@ def _hint(start: bytes) -> str:
 
 
 def _parse_safetensors(path: Path) -> tuple[Any, Fetch]:
-    try:
-        tensors = safetensors.numpy.load_file(path)
-    except (safetensors.SafetensorError, KeyError, TypeError, ValueError) as error:
-        raise Damaged(f"not a whole safetensors file ({error})") from None
+    tensors, _ = safetensors_file.load(path)
     return tensors, lambda leaf: leaf
 
 
@@ -211,19 +214,27 @@ def _leaves(tree: Any) -> Iterator[tuple[tuple[str, ...], Any]]:
 
     Bounded, since containers may share parts and even contain themselves.
     """
-    pending = [((), tree)]
+    above: list[str] = []
+    opened = [_entries(tree)]
     visited = 0
-    while pending:
-        names, node = pending.pop()
-        visited += 1
-        if visited + len(pending) > MAX_ENTRIES or len(names) > MAX_DEPTH:
-            raise Refused(f"refused more than {MAX_ENTRIES} entries or {MAX_DEPTH} levels of nesting")
-        if isinstance(node, (View, np.ndarray)):
-            yield names, node
-        elif isinstance(node, dict):
-            pending.extend(((*names, str(key)), node[key]) for key in reversed(node))
-        elif isinstance(node, (list, tuple)):
-            pending.extend(((*names, str(i)), node[i]) for i in reversed(range(len(node))))
+    while opened:
+        for name, node in opened[-1]:
+            visited += 1
+            if visited > MAX_ENTRIES or len(opened) > MAX_DEPTH:
+                raise Refused(f"refused more than {MAX_ENTRIES} entries or {MAX_DEPTH} levels of nesting")
+            if isinstance(node, (View, np.ndarray)):
+                yield (*above, name), node
+            elif isinstance(node, (dict, list, tuple)):
+                above.append(name)
+                opened.append(_entries(node))
+                break
+        else:
+            opened.pop()
+            del above[-1:]
+
+
+def _entries(node: dict | list | tuple) -> Iterator[tuple[str, Any]]:
+    return ((str(name), part) for name, part in (node.items() if isinstance(node, dict) else enumerate(node)))
 
 
 def _kind(node: Any) -> str:

@@ -35,7 +35,7 @@ DTYPES = {f"torch.{dtype}": dtype for dtype in STORAGES.values()} | {
 }
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Storage:
     """A claim on raw bytes: elements [start, start + count) of the storage `key`."""
 
@@ -45,7 +45,7 @@ class Storage:
     start: int = 0
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class View:
     """A tensor not yet read: a strided window on a storage, counted in elements of `dtype`."""
 

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import safetensors
 import safetensors.numpy
+
+from semdiff.convert import safetensors_file
 
 FORMAT = "semdiff.weights.1"
 MARK = "semdiff"  # the file's one metadata entry: JSON of {"format": FORMAT, "metadata": ...}
@@ -29,21 +30,26 @@ def load_weights(path: str | Path) -> tuple[dict[str, Any], dict[str, Any]]:
     path = Path(path)
     if not path.is_file():
         raise ValueError(f"{path}: no such file; expected weights (.safetensors) saved by semdiff")
+    tensors, written = safetensors_file.load(path)
     try:
-        with safetensors.safe_open(path, framework="np") as file:
-            header = json.loads((file.metadata() or {}).get(MARK, "null"))
-        if not isinstance(header, dict) or header.get("format") != FORMAT:
-            raise ValueError(
-                f"{path}: a safetensors file, but not semdiff's weights ({FORMAT} is not in its "
-                f"metadata); bring it in with `python -m semdiff.convert import {path} OUTPUT`"
-            )
-        tensors = safetensors.numpy.load_file(path)
-    except (safetensors.SafetensorError, json.JSONDecodeError) as error:
+        header = json.loads(written.get(MARK, "null"))
+    except (ValueError, RecursionError) as error:
         raise ValueError(
-            f"{path}: not a whole safetensors file ({error}); expected weights saved by semdiff. "
-            f"Copy it again, or convert a .pt with `python -m semdiff.convert import`"
+            f"{path}: its metadata are damaged ({str(error)[:80]}); expected weights saved by semdiff. Copy it again"
         ) from None
-    return unflatten(tensors), header["metadata"]
+    if not isinstance(header, dict) or header.get("format") != FORMAT:
+        raise ValueError(
+            f"{path}: a safetensors file, but not semdiff's weights ({FORMAT} is not in its "
+            f"metadata); bring it in with `python -m semdiff.convert import {path} OUTPUT`"
+        )
+    if not isinstance(header.get("metadata"), dict):
+        raise ValueError(
+            f"{path}: its metadata lack an entry of that name; expected weights saved by semdiff"
+        )
+    try:
+        return unflatten(tensors), header["metadata"]
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}; expected weights saved by semdiff. Copy it again") from None
 
 
 def write_safetensors(

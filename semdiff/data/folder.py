@@ -22,11 +22,12 @@ from semdiff.data.images import (
     IMAGE_SUFFIXES,
     DataError,
     LabelFormat,
-    read_image,
     read_instances,
     read_layout,
+    read_photo,
     read_raw_labels,
 )
+from semdiff.data.orientation import Photo, same_shape
 from semdiff.data.source import Example, Info
 
 MISMATCH = ("error", "resize_label", "resize_image")
@@ -39,7 +40,6 @@ _UNLABELLED = (
     "If one of them means that a pixel has no label, set config.sample.unlabelled to it: the network is"
     " then given no class there."
 )
-_ASPECT_TOLERANCE = 0.02  # more than rounding: another picture, or one turned on its side
 
 
 @dataclass(frozen=True)
@@ -70,11 +70,11 @@ class Paired:
     def __getitem__(self, index: int) -> Example:
         files = self.files[index]
         example: Example = {"name": files.name}
-        if files.image is not None:
-            example["image"] = read_image(files.image)
         example["layout"] = self._layout(files)
         if self.info.has_instances:
             example["instance"] = self._instance(files, example["layout"])
+        if files.image is not None:
+            example |= _upright(read_photo(files.image), example, files)
         if files.caption is not None:
             example["caption"] = files.caption
         return _same_size(example, files, self._mismatch)
@@ -333,6 +333,13 @@ def _read_captions(root: Path, split: str, stems: Sequence[str]) -> dict[str, st
     return captions
 
 
+def _upright(photo: Photo, example: Example, files: Files) -> Example:
+    """The image, and the label map and the instance map as they lie on it."""
+    paths = {"layout": files.label, "instance": files.instance or files.label}
+    laid = {key: photo.align(example[key], path) for key, path in paths.items() if key in example}
+    return {"image": photo.pixels, **laid}
+
+
 def _same_size(example: Example, files: Files, mismatch: str) -> Example:
     """The example with image, layout and instance of one size, resampled only if asked to."""
     sizes = {key: example[key].shape[:2] for key in ("image", "layout", "instance") if key in example}
@@ -340,8 +347,7 @@ def _same_size(example: Example, files: Files, mismatch: str) -> Example:
         return example
     keep = "layout" if mismatch == "resize_image" or "image" not in example else "image"
     height, width = sizes[keep]
-    aspects = [w * height / (h * width) for h, w in sizes.values()]
-    if mismatch == "error" or max(abs(a - 1) for a in aspects) > _ASPECT_TOLERANCE:
+    if mismatch == "error" or not all(same_shape(size, sizes[keep]) for size in sizes.values()):
         paths = {"image": files.image, "layout": files.label, "instance": files.instance}
         listed = ", ".join(f"{key} {w}x{h} ({paths[key]})" for key, (h, w) in sizes.items())
         raise DataError(

@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import os
-import struct
-import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
+
+from semdiff.data.colours import ids_of_colours, is_reordered
+from semdiff.data.image_file import EXACT, PHOTOS, DataError, load
+from semdiff.data.orientation import UPRIGHT, Photo, orientation_of, upright
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")
 _DEEP_MODES = ("I", "I;16", "I;16B", "I;16L", "I;16N")  # more than 8 bits per pixel
 _SHOWN = 8  # values listed in a message before it says "and more"
-
-
-class DataError(ValueError):
-    """Data are not what was promised. The text says which file, what is wrong and what to do."""
 
 
 @dataclass(frozen=True)
@@ -25,7 +23,8 @@ class LabelFormat:
     """How the pixels of a label file become class ids.
 
     `ids[raw]` is the class of the raw value `raw`; -1, or a raw value past the end, is an error.
-    `palette` decodes colour-coded files: the colour in row i is the raw value i.
+    `palette` decodes colour-coded files: the colour in row i is the raw value i. Palette files hold raw
+    values, unless their own palette has these colours in another order.
     """
 
     ids: tuple[int, ...]
@@ -37,38 +36,16 @@ class LabelFormat:
         return max(self.ids) + 1
 
 
-def _load(path: str | os.PathLike, what: str, upright: bool = False) -> Image.Image:
-    """The decoded file; `upright` applies the orientation that a camera wrote beside the pixels."""
-    try:
-        with Image.open(path) as image:
-            image.load()
-            return ImageOps.exif_transpose(image) if upright else image
-    except FileNotFoundError:
+def _load_exact(path: str | os.PathLike, what: str) -> Image.Image:
+    """A file of numbers. One that asks to be turned may have been drawn either way: it is refused."""
+    image = load(path, what, EXACT)
+    if (orientation := orientation_of(image)) != UPRIGHT:
         raise DataError(
-            f"{path}: no such file. Expected {what}. If the data set was opened before, the file has"
-            " been moved or deleted since: restore it or open the data set again."
-        ) from None
-    except (
-        OSError,
-        SyntaxError,
-        ValueError,
-        EOFError,
-        struct.error,
-        zlib.error,
-        Image.DecompressionBombError,
-    ) as error:
-        raise DataError(
-            f"{path}: cannot be decoded as {what} ({error}). Expected a whole PNG or JPEG file of"
-            f" at least one pixel; this one has {_bytes_on_disk(path)}. Copy it again from its"
-            " origin, or remove it with its partner files."
-        ) from error
-
-
-def _bytes_on_disk(path: str | os.PathLike) -> str:
-    try:
-        return f"{os.path.getsize(path)} bytes"
-    except OSError:
-        return "an unreadable size"
+            f"{path}: its EXIF orientation is {orientation} (shown turned or mirrored). Expected {what} that"
+            f" is stored upright. Turn it so (`mogrify -auto-orient {path}`), or where its pixels lie right as"
+            f" they are stored, remove the tag (`exiftool -Orientation= {path}`)."
+        )
+    return image
 
 
 def _wrong_mode(path: str | os.PathLike, what: str, mode: str, expected: str) -> DataError:
@@ -78,8 +55,18 @@ def _wrong_mode(path: str | os.PathLike, what: str, mode: str, expected: str) ->
 
 
 def read_image(path: str | os.PathLike) -> np.ndarray:
-    """uint8 [H,W,3]. 16-bit grey is scaled to 8 bits; transparent pixels are laid over white."""
-    image = _load(path, "an image", upright=True)
+    """uint8 [H,W,3], upright. 16-bit grey is scaled to 8 bits; transparent pixels are laid over white."""
+    return read_photo(path).pixels
+
+
+def read_photo(path: str | os.PathLike) -> Photo:
+    """`read_image`, for those who have label maps to lay on it."""
+    image = load(path, "an image", PHOTOS)
+    orientation = orientation_of(image)
+    return Photo(path, upright(_rgb(path, image), orientation), orientation)
+
+
+def _rgb(path: str | os.PathLike, image: Image.Image) -> np.ndarray:
     if image.mode in _DEEP_MODES:
         grey = _eight_bits(path, np.asarray(image))
         return np.repeat(grey[:, :, None], 3, axis=2)
@@ -119,63 +106,27 @@ def describe_values(values: np.ndarray) -> str:
     return shown + (f" and {len(found) - _SHOWN} more" if len(found) > _SHOWN else "")
 
 
-def _from_colours(
-    path: str | os.PathLike, rgb: np.ndarray, palette: Sequence[Sequence[int]] | None
-) -> np.ndarray:
-    """The row of `palette` that each pixel's colour is."""
-    if not palette:
-        raise DataError(
-            f"{path}: the label map is colour-coded (RGB) but no colours are known for the classes."
-            ' Expected a PNG of class ids; or give every class a "color" in dataset.json.'
-        )
-    table = _pack(np.asarray(palette, np.int32))
-    order = np.argsort(table, kind="stable")
-    twins = order[1:][table[order][1:] == table[order][:-1]]
-    if len(twins):
-        colour = tuple(palette[twins[0]])
-        classes = [i for i, other in enumerate(palette) if tuple(other) == colour]
-        raise DataError(
-            f"{path}: the label map is colour-coded (RGB), and classes {classes} share the colour"
-            f" {colour}. Expected one colour per class. Correct the colours in dataset.json, or"
-            " store the labels as class ids."
-        )
-    pixels = _pack(rgb.astype(np.int32))
-    place = np.minimum(np.searchsorted(table[order], pixels), len(table) - 1)
-    ids = order[place]
-    unknown = pixels[table[ids] != pixels]
-    if unknown.size:
-        found, counts = np.unique(unknown, return_counts=True)
-        shown = ", ".join(
-            f"({v >> 16}, {v >> 8 & 255}, {v & 255}) ({n} pixel{'s' if n != 1 else ''})"
-            for v, n in zip(found[:_SHOWN].tolist(), counts[:_SHOWN].tolist())
-        )
-        more = f" and {len(found) - _SHOWN} more" if len(found) > _SHOWN else ""
-        raise DataError(
-            f"{path}: colours that no class has: {shown}{more}. Expected only the"
-            f" {len(table)} colours of dataset.json. Add the missing classes there; if the colours"
-            " look blended, the file was resized or stored as JPEG: make it again from the original"
-            " with nearest-neighbour sampling, as PNG."
-        )
-    return ids.astype(np.int32)
-
-
-def _pack(rgb: np.ndarray) -> np.ndarray:
-    return rgb[..., 0] << 16 | rgb[..., 1] << 8 | rgb[..., 2]
-
-
-def read_raw_labels(path: str | os.PathLike, palette: Sequence[Sequence[int]] | None = None) -> np.ndarray:
-    """The label values as stored [H,W]: ids, palette indices, or rows of `palette` if RGB."""
-    image = _load(path, "a label map")
+def read_raw_labels(path: str | os.PathLike, labels: LabelFormat | None = None) -> np.ndarray:
+    """The label values [H,W]: ids and palette indices as stored; rows of `labels.palette` where colours tell."""
+    image = _load_exact(path, "a label map")
+    colours = labels.palette if labels else None
     if image.mode in ("RGB", "RGBA"):
-        return _from_colours(path, np.asarray(image)[:, :, :3], palette)
+        return ids_of_colours(path, np.asarray(image)[:, :, :3], colours)
     if image.mode not in ("1", "L", "P", *_DEEP_MODES):
         raise _wrong_mode(path, "the label map", image.mode, "8- or 16-bit ids, a palette PNG or RGB colours")
-    return _integers(image)
+    raw = _integers(image)
+    if image.mode == "P" and colours:
+        own = np.zeros((256, 3), np.int32)  # black where the file says nothing, as viewers show it
+        stored = image.getpalette("RGB")
+        own.flat[: len(stored)] = stored
+        if is_reordered(path, raw, own, labels.ids, colours):
+            return ids_of_colours(path, own[raw], colours)
+    return raw
 
 
 def read_layout(path: str | os.PathLike, labels: LabelFormat) -> np.ndarray:
     """Class ids [H,W], uint8 where they fit, else uint16."""
-    raw = read_raw_labels(path, labels.palette)
+    raw = read_raw_labels(path, labels)
     # The entry after the last one catches every larger value (mode="clip").
     table = np.asarray([*labels.ids, -1], np.int32)
     ids = np.take(table, raw, mode="clip")
@@ -203,7 +154,7 @@ def _ranges(values: Sequence[int]) -> str:
 
 def read_instances(path: str | os.PathLike) -> np.ndarray:
     """int32 [H,W] at full precision; RGB is the panoptic packing r + 256 g + 65536 b."""
-    image = _load(path, "an instance map")
+    image = _load_exact(path, "an instance map")
     if image.mode in ("RGB", "RGBA"):
         r, g, b = np.moveaxis(np.asarray(image)[:, :, :3].astype(np.int32), 2, 0)
         return r + 256 * g + 65536 * b
@@ -222,4 +173,4 @@ def read_instances(path: str | os.PathLike) -> np.ndarray:
 
 def read_mask(path: str | os.PathLike) -> np.ndarray:
     """bool [H,W]: where a part mask is not black."""
-    return np.asarray(_load(path, "a part mask").convert("L")) > 0
+    return np.asarray(_load_exact(path, "a part mask").convert("L")) > 0

@@ -32,8 +32,7 @@ class Gaussian:
     """x_t = sqrt(abar_t) x_0 + sqrt(1 - abar_t) eps, and what a network says about it.
 
     parameterisation: what the network's first C channels mean. variance: of the reverse step; `learned_range` reads the
-    next C channels. first_steps: the two lowest times of the chain; the posterior variance, 0 at the lowest, is taken from
-    the next one there (as all released codes of this family do).
+    next C channels.
     """
 
     schedule: schedules.Schedule
@@ -117,11 +116,13 @@ def q_posterior(process: Gaussian, xt: Image, x0: Image, s: Times, t: Times) -> 
 def log_variance_range(process: Gaussian, s: Times, t: Times) -> tuple[PerExample, PerExample]:
     """(log betatilde, log beta) of the step t -> s: the two ends of the learned range (Improved DDPM Eq. 15).
 
-    betatilde is 0 at s = 0; there that of the step 2 -> 1 stands in, as in all released codes.
+    betatilde is 0 at s = 0; there that of the step 2 -> 1 stands in, as in all released codes, unless beta is below it:
+    the step from a real time below 1 has no range, its two ends are beta.
     """
     at_data = s == 0
     _, _, small = posterior_coefficients(process, jnp.where(at_data, 1, s), jnp.where(at_data, 2, t))
     _, large = schedules.transition(process.schedule, s, t)
+    small = jnp.where(at_data & (t < 1), jnp.minimum(small, large), small)
     return jnp.log(small), jnp.log(large)
 
 

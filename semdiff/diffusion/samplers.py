@@ -3,18 +3,21 @@
 A sampler is a frozen dataclass with
     init(x)                                                  -> memory
     step(process, memory, x_t, prediction, s, t, keys)       -> (x_s, memory)
+Those of one prediction are here, those that remember several in `solvers`.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Int, Shaped
+from jaxtyping import Array, Float, Int, Shaped
 
 from semdiff.diffusion import gaussian, schedules
 from semdiff.diffusion.gaussian import Gaussian, Image, Keys, Prediction, Times, bcast
+from semdiff.diffusion.solvers import DEIS, IPNDM, DPMSolver2M, DPMSolver3M, UniPC
 
 
 @dataclass(frozen=True)
@@ -47,34 +50,7 @@ class DDIM:
         return mean, memory
 
 
-@dataclass(frozen=True)
-class DPMSolver2M:
-    """DPM-Solver++(2M) (2211.01095, Alg. 2): second order in log-SNR from the last two x_0.
-
-    The first step and the last are first order. max_ratio: how far to extrapolate, in steps of log-SNR before this one
-    (inf: as published). Times that are even in t grow many-fold in log-SNR near the data, where extrapolating all
-    the way does worse than DDIM.
-    """
-
-    max_ratio: float = 1.0
-
-    def init(self, x: Image):
-        return x, jnp.zeros(x.shape[:1], x.dtype)  # last x_0; the last step's h, 0 before there was one
-
-    def step(self, process: Gaussian, memory, xt, prediction: Prediction, s: Times, t: Times, keys: Keys):
-        last_x0, last_h = memory
-        h = schedules.log_snr(process.schedule, s) / 2 - schedules.log_snr(process.schedule, t) / 2
-        second_order = (last_h > 0) & (s > 0)
-        ratio = jnp.where(second_order, h / jnp.where(last_h > 0, last_h, 1.0), 0.0)  # 1 / r
-        share = jnp.minimum(ratio, self.max_ratio) / 2
-        x0 = prediction.x0
-        blend = jnp.where(bcast(second_order), x0 + bcast(share) * (x0 - last_x0), x0)
-        shrink = schedules.sigma(process.schedule, s) / schedules.sigma(process.schedule, t)
-        grow = schedules.alpha(process.schedule, s) * -jnp.expm1(-h)
-        return bcast(shrink) * xt + bcast(grow) * blend, (x0, h)
-
-
-Sampler = Ancestral | DDIM | DPMSolver2M
+Sampler = Ancestral | DDIM | DPMSolver2M | DPMSolver3M | UniPC | IPNDM | DEIS
 Threshold = Callable[[Image], Image]
 
 
@@ -106,7 +82,23 @@ class Corrected:
         return x, (inner, last, jnp.ones((), bool))
 
 
-SAMPLERS = {"ancestral": Ancestral, "ddim": DDIM, "dpmpp_2m": DPMSolver2M}
+SAMPLERS = {
+    "ancestral": Ancestral,
+    "ddim": DDIM,
+    "dpmpp_2m": DPMSolver2M,
+    "dpmpp_3m": DPMSolver3M,
+    "unipc": UniPC,
+    "ipndm": IPNDM,
+    "ipndm_v": partial(DEIS, clock="rho"),
+    "deis": DEIS,
+}
+ORDERS = {
+    "dpmpp_3m": DPMSolver3M.orders,
+    "unipc": UniPC.orders,
+    "ipndm": IPNDM.orders,
+    "ipndm_v": DEIS.orders,
+    "deis": DEIS.orders,
+}
 
 DenoiseFn = Callable[[Image, Shaped[Array, ""], Keys], Prediction]
 
@@ -154,6 +146,26 @@ def chain(
     after each step; with resample > 1 each step is re-noised and repeated so that the free part can agree with the
     clamped part (RePaint, 2201.09865). progress(i) is called on the host as step i ends.
     """
+    run = _scan(denoise_fn, process, sampler, times, x_start, keys, clamp, resample, progress, seen=False)
+    return run[0]
+
+
+def trajectory(
+    denoise_fn: DenoiseFn,
+    process: Gaussian,
+    sampler: Sampler | Corrected,
+    times: np.ndarray,
+    x_start: Image,
+    keys: Keys,
+) -> tuple[Image, Float[Array, "n b h w c"], Prediction]:
+    """What `chain` goes through: (x at times[-1], x at the times before, what was predicted there)."""
+    x, (states, predictions) = _scan(
+        denoise_fn, process, sampler, times, x_start, keys, None, 1, None, seen=True
+    )
+    return x, states, predictions
+
+
+def _scan(denoise_fn, process, sampler, times, x_start, keys, clamp, resample, progress, seen):
     times = np.asarray(times)
     _check_times(times, process)
     batch = x_start.shape[0]
@@ -173,16 +185,17 @@ def chain(
             if resample > 1:
                 renoised = gaussian.q_step(process, x_s, s_b, t_b, fold_in(step_keys, 3))
                 x_s = jnp.where(repeat + 1 < resample, renoised, x_s)
-            return x_s, new_memory
+            return (x_s, new_memory), (x, prediction)
 
+        passed = None
         if resample > 1:
-            x, memory = jax.lax.fori_loop(0, resample, attempt, (x, memory))
+            x, memory = jax.lax.fori_loop(0, resample, lambda *args: attempt(*args)[0], (x, memory))
         else:
-            x, memory = attempt(0, (x, memory))
+            (x, memory), passed = attempt(0, (x, memory))
         if progress is not None:
             jax.debug.callback(progress, i)
-        return (x, memory), None
+        return (x, memory), passed if seen else None
 
     steps = (jnp.arange(len(times) - 1), jnp.asarray(times[:-1]), jnp.asarray(times[1:]))
-    (x, _), _ = jax.lax.scan(one_step, (x_start, sampler.init(x_start)), steps)
-    return x
+    (x, _), passed = jax.lax.scan(one_step, (x_start, sampler.init(x_start)), steps)
+    return x, passed

@@ -6,7 +6,7 @@ Time runs over 0..T for every schedule: t = 0 is data, t = T is the prior, abar_
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -142,37 +142,123 @@ def snr(schedule: Schedule, t: Time) -> Level:
     return jnp.exp(log_snr(schedule, t))
 
 
+def rho(schedule: Schedule, t: Time) -> Level:
+    """sigma_t / alpha_t, the noise in x_t / alpha_t; 0 at t = 0."""
+    return jnp.sqrt(jnp.expm1(-schedule.log_abar(t)))
+
+
+def rho_between(schedule: Schedule, t: Level) -> Level:
+    """rho at real times. Between the times of a table its log abar is a straight line: beta is constant within a step."""
+    if schedule.continuous:
+        return rho(schedule, t)
+    below = jnp.clip(jnp.floor(t).astype(jnp.int32), 0, schedule.num_steps - 1)
+    low, high = schedule.log_abar(below), schedule.log_abar(below + 1)
+    return jnp.sqrt(jnp.expm1(-low - (t - below) * (high - low)))
+
+
 def transition(schedule: Schedule, s: Time, t: Time) -> tuple[Level, Level]:
     """q(x_t | x_s) = N(a x_s, v I) for s <= t: returns (a, v)."""
     log_ratio = schedule.log_abar(t) - schedule.log_abar(s)
     return jnp.exp(log_ratio / 2), -jnp.expm1(log_ratio)
 
 
-def spaced_times(num_steps: int, count: int, spacing: str = "even", start: int | None = None) -> np.ndarray:
-    """`count` + 1 descending integer times from `start` (default T) to 0.
+SPACINGS = ("even", "stride", "trailing", "quadratic", "log_snr", "karras")
+
+
+def spaced_times(
+    schedule: Schedule | int, count: int, spacing: str = "even", start: int | None = None
+) -> np.ndarray:
+    """`count` + 1 descending times from `start` (default T) to 0, of a schedule; but for the last two, of its T.
 
     even:     ends at 1, then 0; the first step is always `start`. The released codes' respacing to the step: they
               round i = t - 1, halves to even, of a running sum.
-    stride:   a fixed stride, counted from 1 (DDIM's spacing): the top is below T.
+    stride:   a fixed stride, counted from 1 (DDIM's spacing): the top is below T, by less than a stride.
     trailing: a fixed stride counted from the top.
     quadratic: dense near the data.
+    log_snr:  even in log SNR, down to time 1, then 0 (DPM-Solver, 2206.00927).
+    karras:   even in (sigma / alpha)^(1/7), down to time 1, then 0 (EDM, 2206.00364, Eq. 5).
+
+    The times are integers; those of log_snr and karras are real where the schedule is continuous. Where rounding has
+    made neighbours equal, they are moved apart by one, towards where there is room.
     """
+    num_steps = schedule if isinstance(schedule, int) else schedule.num_steps
     top = num_steps if start is None else start
     if not 1 <= count <= top <= num_steps:
         raise ValueError(
             f"cannot take {count} sampling steps from time {top} of {num_steps}: need 1 <= steps <= start <= T"
         )
+    if spacing in ("log_snr", "karras"):
+        if isinstance(schedule, int):
+            raise ValueError(
+                f"spacing {spacing!r} depends on the noise schedule: give it, not its {num_steps} steps"
+            )
+        return _times_by_noise(schedule, top, count, spacing)
     if spacing == "even":
         strides = np.full(count - 1, (top - 1) / max(count - 1, 1))
         times = 1 + np.round(np.cumsum([0.0, *strides]))[::-1] if count > 1 else np.array([top])
     elif spacing == "stride":
-        times = 1 + (top // count) * np.arange(count)[::-1]
+        times = _strided(top, count)
     elif spacing == "trailing":
         times = np.round(top * (1 - np.arange(count) / count))
     elif spacing == "quadratic":
         times = np.round(1 + (top - 1) * np.linspace(1, 0, count) ** 2) if count > 1 else np.array([top])
-        for i in range(count - 2, -1, -1):  # rounding may have made neighbours equal near the data
-            times[i] = max(times[i], times[i + 1] + 1)
+        times = _apart(times)
     else:
-        raise ValueError(f"unknown spacing {spacing!r}; choose even, stride, trailing or quadratic")
+        raise ValueError(f"unknown spacing {spacing!r}; choose one of {', '.join(SPACINGS)}")
     return np.concatenate([times, [0]]).astype(np.int32)
+
+
+def _strided(top: int, count: int) -> np.ndarray:
+    stride = top // count
+    first = 1 + stride * (count - 1)
+    if first + stride <= top:
+        raise ValueError(
+            f"spacing 'stride' with {count} steps of {top} has a stride of {stride} and starts at time {first}, where "
+            f"there still is an image to see: choose a number that divides {top} more evenly, or spacing "
+            "'even' or 'trailing'"
+        )
+    return first - stride * np.arange(count)
+
+
+def _times_by_noise(schedule: Schedule, top: int, count: int, spacing: str) -> np.ndarray:
+    """From `top` to 1 evenly in what the spacing names, then 0."""
+    grid = np.arange(1, top + 1) if not schedule.continuous else np.linspace(1, top, 16 * top)
+    with jax.ensure_compile_time_eval():
+        level = np.asarray(log_snr(schedule, jnp.asarray(grid)), np.float64)
+    if spacing == "karras":
+        level = -np.exp(-level / 2 / 7)
+    if count == 1 or top == 1:
+        times = np.array([top])
+    else:
+        times = np.interp(np.linspace(level[-1], level[0], count), level[::-1], grid[::-1])
+    if schedule.continuous:
+        return np.concatenate([times, [0]])
+    return np.concatenate([_apart(np.round(times)), [0]]).astype(np.int32)
+
+
+def _apart(times: np.ndarray) -> np.ndarray:
+    """Integer times that are equal are moved apart: up from the data, then down from the first, which stays."""
+    times, top = times.copy(), times[0]
+    for i in range(len(times) - 2, -1, -1):
+        times[i] = max(times[i], times[i + 1] + 1)
+    times[0] = top
+    for i in range(1, len(times)):
+        times[i] = min(times[i], times[i - 1] - 1)
+    return times
+
+
+def given_times(schedule: Schedule, times: Sequence[float]) -> np.ndarray:
+    """Times chosen one by one, from T down and without the 0 at their end, as `spaced_times` would give them."""
+    times = np.asarray(times, np.float64)
+    if not (times.ndim == 1 and len(times) and times[0] == schedule.num_steps and times[-1] > 0):
+        raise ValueError(
+            f"sampling times must start at T = {schedule.num_steps} and end above 0, which is added; got {times.tolist()}"
+        )
+    if not (np.diff(times) < 0).all():
+        raise ValueError(f"sampling times must descend, got {times.tolist()}")
+    times = np.append(times, 0.0)
+    if schedule.continuous:
+        return times
+    if (times != np.round(times)).any():
+        raise ValueError(f"this schedule knows whole times only, got {times[:-1].tolist()}: round them")
+    return times.astype(np.int32)

@@ -5,6 +5,7 @@ Everything is [B, H, W, C]. Parameters, norms, softmax and outputs are float32; 
 
 import math
 import zlib
+from functools import partial
 from typing import Any
 
 import flax.linen as nn
@@ -61,36 +62,137 @@ def group_normalise(x, groups: int, epsilon: float = 1e-5):
 def label_conv(labels: Labels, kernel, method: str = "auto"):
     """A 3x3 same-padded convolution over one-hot labels (and the edge channel), kernel [3, 3, K (+ 1), C] -> [B, H, W, C].
 
-    lookup: nine shifted table look-ups, added: the same numbers without K planes, at a cost that K does not change.
-    onehot: the planes themselves and an ordinary convolution. auto: lookup on CPU, where it was measured to be cheaper
-    (benchmarks/label_conv.py); planes elsewhere, since TPUs dislike gathers.
+    onehot: the planes themselves and an ordinary convolution. lookup: nine shifted table look-ups, added: the same numbers
+    without K planes, at a cost that K does not change. auto: look-ups where the program is compiled for a CPU, where they
+    were measured to cost less at every K and width (benchmarks/label_conv.py); planes elsewhere, since TPUs dislike gathers.
     """
-    if method == "auto":
-        method = "lookup" if jax.default_backend() == "cpu" else "onehot"
-    num_classes = kernel.shape[2] - (labels.edges is not None)
-    known = (labels.ids >= 0) & (labels.ids < num_classes)
     if method == "onehot":
-        planes = jax.nn.one_hot(jnp.where(known, labels.ids, -1), num_classes, dtype=kernel.dtype)
-        if labels.edges is not None:
-            planes = jnp.concatenate([planes, labels.edges[..., None].astype(kernel.dtype)], axis=-1)
-        return jax.lax.conv_general_dilated(
-            planes, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
-        )
+        return _plane_conv(labels, kernel)
+    if method == "lookup":
+        return _lookup_conv(labels, kernel)
+    return jax.lax.platform_dependent(labels, kernel, cpu=_lookup_conv, default=_plane_conv)
+
+
+def _known(labels: Labels, kernel):
+    """K, and where an id is one of them."""
+    num_classes = kernel.shape[2] - (labels.edges is not None)
+    return num_classes, (labels.ids >= 0) & (labels.ids < num_classes)
+
+
+def _plane_conv(labels: Labels, kernel):
+    num_classes, known = _known(labels, kernel)
+    planes = jax.nn.one_hot(jnp.where(known, labels.ids, -1), num_classes, dtype=kernel.dtype)
+    if labels.edges is not None:
+        planes = jnp.concatenate([planes, labels.edges[..., None].astype(kernel.dtype)], axis=-1)
+    return jax.lax.conv_general_dilated(
+        planes, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
+    )
+
+
+def _lookup_conv(labels: Labels, kernel):
+    num_classes, known = _known(labels, kernel)
     table = jnp.pad(kernel[:, :, :num_classes], ((0, 0), (0, 0), (0, 1), (0, 0)))  # row K is the zero vector
     ids = jnp.where(known, labels.ids, num_classes)
-    if (
-        labels.edges is not None
-    ):  # an edge pixel reads from a second copy of the table, the edge's weights added
+    if labels.edges is not None:
+        # an edge pixel reads from a second copy of the table, the edge's weights added
         table = jnp.concatenate([table, table + kernel[:, :, num_classes:]], axis=2)
         ids = ids + (num_classes + 1) * (labels.edges > 0)
+    return _look_up(table, ids, num_classes).astype(kernel.dtype)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(2,))
+def _look_up(table, ids, outside: int):
+    """The sum over the nine taps of table[tap, id there], in float32; `outside` is the row of what lies beyond the border.
+
+    A loop over the rows of the kernel, since its result is kept: without one, XLA looks everything up again for each of
+    its uses, in the gradient in an order that costs more than the convolution itself.
+    """
+
+    def add_row(total, row):
+        tables, seen = row
+        looked_up = (jnp.take(tables[j], seen[j], axis=0, mode="clip") for j in range(3))
+        return sum((rows.astype(jnp.float32) for rows in looked_up), total), None
+
+    zero = jnp.zeros((*ids.shape, table.shape[-1]), jnp.float32)
+    return jax.lax.scan(add_row, zero, (table, _shifted(ids, outside)))[0]
+
+
+def _shifted(ids, outside: int):
+    """ids [B,H,W] -> what each of the nine taps sees, [3,3,B,H,W]."""
     _, h, w = ids.shape
-    ids = jnp.pad(ids, ((0, 0), (1, 1), (1, 1)), constant_values=num_classes)
-    taps = [
-        jnp.take(table[i, j], ids[:, i : i + h, j : j + w], axis=0, mode="clip")
-        for i in range(3)
-        for j in range(3)
-    ]
-    return sum(taps[1:], taps[0])
+    ids = jnp.pad(ids, ((0, 0), (1, 1), (1, 1)), constant_values=outside)
+    return jnp.stack([jnp.stack([ids[:, i : i + h, j : j + w] for j in range(3)]) for i in range(3)])
+
+
+def _look_up_forward(table, ids, outside: int):
+    return _look_up(table, ids, outside), (ids, jnp.zeros((0, *table.shape), table.dtype))
+
+
+def _look_up_gradient(outside: int, kept, g):
+    """Rows of g, added up by the id that each tap saw; one tap after the other, so that g is never held nine times."""
+    ids, like = kept
+    _, _, _, rows, features = like.shape
+    g = g.reshape(-1, features)
+    add_up = lambda seen: jax.ops.segment_sum(g, seen.reshape(-1), rows)  # noqa: E731
+    table = jax.lax.map(add_up, _shifted(ids, outside).reshape(9, *ids.shape))
+    return table.reshape(3, 3, rows, features).astype(like.dtype), None
+
+
+_look_up.defvjp(_look_up_forward, _look_up_gradient)
+
+
+@jax.custom_vjp
+def add_bias(x, bias):
+    """x [..., C] + bias [C]."""
+    return x + bias
+
+
+def _bias_gradient(_, g):
+    return g, jax.lax.platform_dependent(
+        g.reshape(-1, g.shape[-1]), cpu=_column_sums_by_product, default=_column_sums
+    )
+
+
+def _column_sums(rows):
+    return rows.sum(0)
+
+
+def _column_sums_by_product(rows):
+    """XLA adds up long columns in one slow thread; a product with ones does not take a tenth of that."""
+    return jnp.ones(len(rows), rows.dtype) @ rows
+
+
+add_bias.defvjp(lambda x, bias: (x + bias, None), _bias_gradient)
+
+
+class Conv(nn.Module):
+    """A convolution of `size` x `size`, padded to keep the size (over `stride`)."""
+
+    features: int
+    size: int
+    stride: int = 1
+    zero: bool = False
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def weights(self, channels: int):
+        """Kernel and bias for an input of so many channels, in the type of the computation."""
+        init = nn.initializers.zeros if self.zero else nn.initializers.lecun_normal()
+        kernel = self.param("kernel", init, (self.size, self.size, channels, self.features))
+        bias = self.param("bias", nn.initializers.zeros, (self.features,))
+        return kernel.astype(self.dtype), bias.astype(self.dtype)
+
+    def __call__(self, x):
+        return conv(x.astype(self.dtype), *self.weights(x.shape[-1]), self.stride)
+
+
+def conv(x, kernel, bias, stride: int = 1):
+    pad = (kernel.shape[0] // 2, kernel.shape[1] // 2)
+    numbers = ("NHWC", "HWIO", "NHWC")
+    x = jax.lax.conv_general_dilated(
+        x, kernel, (stride, stride), [(n, n) for n in pad], dimension_numbers=numbers
+    )
+    return add_bias(x, bias)
 
 
 class LabelConv(nn.Module):
@@ -103,7 +205,8 @@ class LabelConv(nn.Module):
     dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, labels: Labels):
+    def weights(self, labels: Labels):
+        """Kernel and bias, in the type of the computation."""
         if self.edge_channel != (labels.edges is not None):
             have, want = ("no edges", "an edge map") if self.edge_channel else ("an edge map", "no edges")
             raise ValueError(
@@ -112,14 +215,15 @@ class LabelConv(nn.Module):
         shape = (3, 3, self.num_classes + self.edge_channel, self.features)
         kernel = self.param("kernel", nn.initializers.lecun_normal(), shape)
         bias = self.param("bias", nn.initializers.zeros, (self.features,))
-        return label_conv(labels, kernel.astype(self.dtype), self.method) + bias.astype(self.dtype)
+        return kernel.astype(self.dtype), bias.astype(self.dtype)
+
+    def __call__(self, labels: Labels):
+        kernel, bias = self.weights(labels)
+        return add_bias(label_conv(labels, kernel, self.method), bias)
 
 
 def conv3x3(features: int, dtype, stride: int = 1, zero: bool = False):
-    init = nn.initializers.zeros if zero else nn.initializers.lecun_normal()
-    return nn.Conv(
-        features, (3, 3), strides=(stride, stride), padding=((1, 1), (1, 1)), dtype=dtype, kernel_init=init
-    )
+    return Conv(features, 3, stride, zero, dtype)
 
 
 class GroupNorm(nn.Module):
@@ -137,6 +241,49 @@ class GroupNorm(nn.Module):
 
     def modulation(self, labels: Labels, height: int):
         del labels, height
+
+
+def modulation(labels: Labels, first, second, method: str = "auto"):
+    """conv(relu(label_conv(labels))): what a layout does to a norm. first, second: (kernel, bias)."""
+    if method == "onehot":
+        return _modulation(labels, first, second, method)
+    return jax.lax.platform_dependent(
+        labels,
+        first,
+        second,
+        cpu=lambda *given: _frugal_modulation(*given, method),
+        default=lambda *given: _modulation(*given, method),
+    )
+
+
+def _modulation(labels: Labels, first, second, method: str):
+    kernel, bias = first
+    return conv(nn.relu(add_bias(label_conv(labels, kernel, method), bias)), *second)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(3,))
+def _frugal_modulation(labels: Labels, first, second, method: str):
+    """`_modulation` that keeps nothing for its gradient: look-ups are done again in less time than it takes to store what
+    they gave, which is the widest array of its level."""
+    return _modulation(labels, first, second, method)
+
+
+def _modulation_gradient(method: str, kept, g):
+    labels, first, second = kept
+    # XLA would find that it has seen this before, and keep it. It cannot know that no id is that small.
+    nothing = (labels.ids[:1, :1, :1] == jnp.iinfo(jnp.int32).min).astype(labels.ids.dtype)
+    again = labels.replace(ids=labels.ids + nothing)
+    _, pull_back = jax.vjp(lambda first, second: _modulation(again, first, second, method), first, second)
+    return None, *pull_back(g)
+
+
+_frugal_modulation.defvjp(
+    lambda labels, first, second, method: (
+        _modulation(labels, first, second, method),
+        (labels, first, second),
+    ),
+    _modulation_gradient,
+)
 
 
 class Spade(nn.Module):
@@ -158,7 +305,10 @@ class Spade(nn.Module):
         self.modulation_conv = conv3x3(2 * self.channels, self.dtype)
 
     def modulation(self, labels: Labels, height: int):
-        return self.modulation_conv(nn.relu(self.labels(labels.at(height))))
+        labels = labels.at(height)
+        return modulation(
+            labels, self.labels.weights(labels), self.modulation_conv.weights(self.hidden), self.label_conv
+        )
 
     def __call__(self, x, labels: Labels | None, modulation=None):
         if modulation is None:
@@ -236,7 +386,7 @@ class ResBlock(nn.Module):
         self.time = nn.Dense((1 + self.scale_shift) * self.channels, dtype=self.dtype)
         self.drop = Dropout(self.dropout)
         if self.in_channels != self.channels:
-            self.skip = nn.Conv(self.channels, (1, 1), dtype=self.dtype)
+            self.skip = Conv(self.channels, 1, dtype=self.dtype)
 
     def resized(self, x):
         if not self.resize:

@@ -5,6 +5,7 @@ import os
 import pickle
 import struct
 import sys
+import tracemalloc
 import zipfile
 from pathlib import Path
 
@@ -242,6 +243,124 @@ def test_containers_that_never_end(tmp_path):
         wrapped = b"\x80\x02}X\x01\x00\x00\x00a" + data + b"s."
         with pytest.raises(ValueError, match="levels of nesting"):
             torch_file.load(zip_file(tmp_path / "x.pt", wrapped))
+
+
+# --- small files that would grow
+
+
+def text(value):
+    return b"X" + struct.pack("<I", len(value)) + value.encode()
+
+
+def stored(item, place):
+    """Puts the item into the memo, and takes it off the stack."""
+    return b"(" + item + b"r" + struct.pack("<I", place) + b"1"
+
+
+def recalled(place):
+    return b"j" + struct.pack("<I", place)
+
+
+def several(items):
+    return b"](" + b"".join(items) + b"e"
+
+
+def many_calls(function, item, count=1000):
+    """{"x": [function(item), function(item), ...]}, with one item in the file."""
+    module, _, name = function.rpartition(".")
+    call = f"c{module}\n{name}\n".encode()
+    call = several([call + recalled(0) + b"\x85R" for _ in range(count)])
+    return b"\x80\x02" + stored(item, 0) + b"}" + text("x") + call + b"s."
+
+
+def pairs(count):
+    return several([text(f"{i:04d}") + b"K\x01\x86" for i in range(count)])
+
+
+def numbers(count):
+    return b"(" + b"K\x01" * count + b"t"
+
+
+def many_tensors(rank=32, count=2000):
+    """Tensors that share one storage and one shape of 32 dimensions."""
+    storage = b"(" + text("storage") + b"ctorch\nFloatStorage\n" + text("0") + text("cpu") + b"K\x04tQ"
+    arguments = b"(" + storage + b"K\0" + numbers(rank) + numbers(rank) + b"\x89Nt"
+    tensor = b"ctorch._utils\n_rebuild_tensor_v2\n" + recalled(0) + b"R"
+    return (
+        b"\x80\x02"
+        + stored(arguments, 0)
+        + b"}"
+        + text("x")
+        + several([tensor for _ in range(count)])
+        + b"s."
+    )
+
+
+GROWING = {
+    "dictionaries of one list": many_calls("collections.OrderedDict", pairs(1000)),
+    "sizes of one tuple": many_calls("torch.Size", numbers(4000)),
+    "tensors of one shape": many_tensors(),
+}
+
+
+def peak_of(action):
+    tracemalloc.start()
+    try:
+        action()
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize("case", GROWING)
+@pytest.mark.parametrize("write", WRITERS)
+def test_what_a_file_says_once_is_not_built_a_thousand_times(tmp_path, write, case):
+    path = write(tmp_path / "grow.pt", GROWING[case])
+
+    def refused():
+        with pytest.raises(
+            ValueError, match=r"grow\.pt: refused a pickle that would grow: .*more than the pickle itself"
+        ):
+            torch_file.load(path, flatten=True)
+
+    assert peak_of(refused) < 100 * path.stat().st_size
+
+
+def long_names(depth=60, width=2, count=200):
+    """The same tensors again and again under names that get longer: dictionaries that share what they hold."""
+    tensor = tensor_pickle()[2:-1]  # {"t": tensor}
+    inner = b"}(" + b"".join(text(f"{i:03d}") + recalled(0) for i in range(count)) + b"u"
+    parts = stored(tensor, 0) + stored(inner, 1)
+    for level in range(depth):
+        names = [text(str(i) * 1000) + recalled(level + 1) for i in range(width if level < 8 else 1)]
+        parts += stored(b"}(" + b"".join(names) + b"u", level + 2)
+    return b"\x80\x02" + parts + recalled(depth + 1) + b"."
+
+
+def test_names_do_not_outgrow_the_file(tmp_path):
+    path = zip_file(tmp_path / "names.pt", long_names())
+
+    def refused():
+        with pytest.raises(
+            ValueError, match=r"names\.pt: refused tensors whose names take more room than the file"
+        ):
+            torch_file.load(path, flatten=True)
+
+    assert peak_of(refused) < 100 * path.stat().st_size
+
+
+def test_lists_that_share_what_they_hold_are_walked_in_little_memory(tmp_path, monkeypatch):
+    monkeypatch.setattr(torch_file, "MAX_ENTRIES", 100_000)
+    parts = stored(b"]", 0)
+    for level in range(60):
+        parts += stored(several([recalled(level)] * 1000), level + 1)
+    path = zip_file(tmp_path / "wide.pt", b"\x80\x02}" + text("x") + parts + recalled(60) + b"s.")
+
+    def refused():
+        with pytest.raises(ValueError, match=r"wide\.pt: refused more than 100000 entries"):
+            torch_file.load(path, flatten=True)
+
+    assert peak_of(refused) < 20 * path.stat().st_size
 
 
 def test_compressed_entry_is_refused(tmp_path):

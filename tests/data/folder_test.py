@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
 
 from semdiff.data import make_source
 from semdiff.data.folder import Folder, Layouts
@@ -98,6 +98,16 @@ def test_void_without_an_entry_gets_one(tmp_path):
     written = {"num_classes": 2, "void_id": 2, "classes": [{"name": "a"}, {"name": "b"}]}
     source = Folder(make_tree(tmp_path, description=written), "train")
     assert source.info.names == ("a", "b", "void")
+
+
+def test_a_reordered_palette_goes_by_the_colours_of_the_classes(tmp_path):
+    root = make_tree(tmp_path, description=described())
+    ids = np.arange(48, dtype=np.uint8).reshape(6, 8) % 3
+    image = Image.fromarray(np.array(COLOURS, np.uint8)[ids]).convert("P", palette=Image.Palette.ADAPTIVE)
+    assert not np.array_equal(np.asarray(image), ids)
+    image.save(root / "labels" / "train" / "s0.png")
+    assert np.array_equal(Folder(root, "train")[0]["layout"], ids)
+    assert np.array_equal(Layouts(root / "labels" / "train")[0]["layout"], ids)
 
 
 def test_labels_beyond_the_classes_are_named_and_counted(tmp_path):
@@ -262,6 +272,75 @@ def test_options_must_agree_with_the_description(tmp_path):
         Folder(root, "train", num_classes=4)
     with pytest.raises(DataError, match=r"void_id is None here .* but 1 was asked"):
         Folder(root, "train", void_id=1)
+
+
+# --- images that a camera wants turned ------------------------------------------------------------
+
+
+def turned_tree(root, orientation, label, size=(6, 8), instance=None):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    write(root / "images" / "s.png", picture(*size), exif=exif)
+    write(root / "labels" / "s.png", label)
+    if instance is not None:
+        write(root / "instances" / "s.png", instance)
+    return root
+
+
+def numbered(height, width):
+    return np.arange(height * width, dtype=np.uint8).reshape(height, width)
+
+
+def viewed(array, orientation):
+    """The array as any viewer shows it."""
+    image = Image.fromarray(array)
+    image.getexif()[0x0112] = orientation
+    return np.asarray(ImageOps.exif_transpose(image))
+
+
+@pytest.mark.parametrize("orientation", [5, 6, 7, 8])
+@pytest.mark.parametrize("mismatch", ["error", "resize_label"])
+def test_labels_drawn_on_stored_pixels_are_turned_with_their_image(tmp_path, orientation, mismatch):
+    root = turned_tree(tmp_path, orientation, numbered(6, 8), instance=numbered(6, 8) + np.uint16(500))
+    example = Folder(root, "train", num_classes=48, mismatch=mismatch)[0]
+    assert np.array_equal(example["image"], viewed(picture(), orientation))
+    assert np.array_equal(example["layout"], viewed(numbered(6, 8), orientation))
+    assert np.array_equal(example["instance"], 500 + viewed(numbered(6, 8), orientation).astype(int))
+
+
+@pytest.mark.parametrize("orientation", [5, 6, 7, 8])
+def test_labels_drawn_on_the_upright_picture_stay(tmp_path, orientation):
+    root = turned_tree(tmp_path, orientation, numbered(8, 6), instance=numbered(6, 8))
+    example = Folder(root, "train", num_classes=48)[0]
+    assert np.array_equal(example["layout"], numbered(8, 6))
+    assert np.array_equal(example["instance"], viewed(numbered(6, 8), orientation))
+
+
+def test_labels_of_another_size_are_turned_before_they_are_resized(tmp_path):
+    small = np.arange(12, dtype=np.uint8).reshape(3, 4)
+    example = Folder(turned_tree(tmp_path, 6, small), "train", num_classes=12, mismatch="resize_label")[0]
+    assert np.array_equal(example["layout"], np.rot90(small, -1).repeat(2, 0).repeat(2, 1))
+
+
+@pytest.mark.parametrize(
+    ("orientation", "size"), [(2, (6, 8)), (3, (6, 8)), (4, (6, 8)), (6, (8, 8)), (3, (8, 8))]
+)
+def test_labels_that_fit_either_way_are_refused(tmp_path, orientation, size):
+    root = turned_tree(tmp_path, orientation, numbered(*size), size)
+    expected = (
+        rf"labels/s\.png: .*images/s\.png, whose EXIF orientation is {orientation} .*auto-orient.*exiftool"
+    )
+    with pytest.raises(DataError, match=expected):
+        Folder(root, "train", num_classes=64)[0]
+
+
+def test_an_instance_map_that_fits_either_way_is_refused(tmp_path):
+    root = turned_tree(tmp_path, 6, numbered(6, 8), instance=np.zeros((7, 7), np.uint16))
+    with pytest.raises(DataError, match="s: sizes differ"):
+        Folder(root, "train", num_classes=64)[0]
+    root = turned_tree(tmp_path, 6, numbered(99, 1)[:, :1].repeat(100, 1), (99, 100), numbered(10, 10))
+    with pytest.raises(DataError, match=r"instances/s\.png: .*images/s\.png, whose EXIF orientation is 6"):
+        Folder(root, "train", num_classes=99, mismatch="resize_label")[0]
 
 
 # --- layouts ------------------------------------------------------------------------------------

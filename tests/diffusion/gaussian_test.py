@@ -288,6 +288,19 @@ def test_a_chain_of_one_step_has_a_finite_variance(name):
     assert np.isfinite(ends).all()
 
 
+@pytest.mark.parametrize("name", ["cosine_log_snr", "linear_log_snr"])
+def test_the_learned_range_does_not_turn_over_in_real_time(x64, name):
+    process = process_of(name=name)
+    t = jnp.asarray([0.01, 0.3, 0.7, 0.99, 1.0, 1.5, 40.0])
+    for s in (jnp.zeros_like(t), t / 3, jnp.maximum(t - 1, 0)):
+        small, large = gaussian.log_variance_range(process, s, t)
+        assert (small <= large).all()
+    small, large = gaussian.log_variance_range(process, jnp.zeros(1), jnp.ones(1))
+    _, _, next_one = gaussian.posterior_coefficients(process, jnp.ones(1), jnp.full(1, 2.0))
+    np.testing.assert_array_equal(small, jnp.log(next_one))  # from 1 on, as ever
+    assert (small < large).all()
+
+
 def test_learned_variance_needs_its_channels():
     with pytest.raises(ValueError, match="twice the channels"):
         gaussian.step_log_variance(process_of(), None, column([1]), column([2]))

@@ -1,5 +1,6 @@
 """Chains on data whose exact denoiser is known: every pixel is N(MEAN, STD^2) by itself."""
 
+import typing
 from dataclasses import dataclass
 
 import jax
@@ -500,7 +501,14 @@ def test_one_compilation_per_shape(sampler):
 
 
 def test_every_sampler_has_a_name():
-    assert {type(sampler) for sampler in ALL} == set(samplers.SAMPLERS.values())
+    named = {type(make()) for make in samplers.SAMPLERS.values()}
+    assert named == set(typing.get_args(samplers.Sampler))
+    assert {type(sampler) for sampler in ALL} <= named
+
+
+def test_orders_are_those_of_the_samplers_that_have_one():
+    for name, make in samplers.SAMPLERS.items():
+        assert samplers.ORDERS.get(name) == getattr(make(), "orders", None)
 
 
 def test_eight_devices_give_the_numbers_of_one(run_on_devices):

@@ -232,6 +232,8 @@ def test_every_spacing_descends_from_its_start_to_zero(spacing):
     cases = [(top, count, None) for top in (1, 2, 3, 7, 40) for count in range(1, top + 1)]
     cases += [(1000, count, start) for start in (None, 600, 999) for count in (1, 2, 10, 25, 333, 599, 600)]
     for num_steps, count, start in cases:
+        if spacing == "stride" and (start or num_steps) % count:
+            continue  # some of these are refused
         times = schedules.spaced_times(num_steps, count, spacing, start)
         assert times.dtype == np.int32
         assert len(times) == count + 1
@@ -241,6 +243,99 @@ def test_every_spacing_descends_from_its_start_to_zero(spacing):
         assert times[0] <= top
         if spacing != "stride":
             assert times[0] == top
+
+
+@pytest.mark.parametrize(("count", "first"), [(600, 600), (3, 667), (999, 999), (15, 925)])
+def test_a_stride_that_starts_far_below_the_top_is_refused(count, first):
+    """N(0, I) is what is there at T, not at 600 of 1000."""
+    with pytest.raises(ValueError, match=rf"starts at time {first}, .*'even' or 'trailing'"):
+        schedules.spaced_times(1000, count, "stride")
+
+
+def test_a_stride_may_start_less_than_a_stride_below_the_top():
+    for count in (2, 4, 25, 500, 1000):
+        assert schedules.spaced_times(1000, count, "stride")[0] + 1000 // count > 1000
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_log_snr_and_karras_are_even_in_what_they_name(x64, name):
+    """But for the rounding of a table's times, the neighbours of a time are half a time away at most."""
+    schedule = schedules.SCHEDULES[name](1000)
+    for spacing in ("log_snr", "karras"):
+        times = schedules.spaced_times(schedule, 9, spacing)
+        assert times.dtype == (np.float64 if schedule.continuous else np.int32)
+        assert (times[0], times[-2], times[-1]) == (1000, 1, 0)
+        assert (np.diff(times) < 0).all()
+
+        def measure(t, spacing=spacing):
+            level = np.asarray(schedules.log_snr(schedule, jnp.asarray(t)))
+            return level if spacing == "log_snr" else np.exp(-level / 14)
+
+        ends = measure(np.array([1000, 1]))
+        expected = np.linspace(*ends, 9)
+        if schedule.continuous:
+            np.testing.assert_allclose(measure(times[:-1]), expected, rtol=1e-3, atol=1e-2)
+        elif name != "cosine":  # whose last times are further apart than that
+            low, high = measure(np.minimum(times[:-1] + 1, 1000)), measure(np.maximum(times[:-1] - 1, 1))
+            assert (np.minimum(low, high) <= expected + 1e-9).all()
+            assert (np.maximum(low, high) >= expected - 1e-9).all()
+
+
+def test_karras_is_equation_5(x64):
+    """sigma_i = (max^(1/7) + i / (N - 1) (min^(1/7) - max^(1/7)))^7, where sigma is sigma / alpha here."""
+    schedule = schedules.SCHEDULES["linear_log_snr"](1000)
+    times = schedules.spaced_times(schedule, 5, "karras")[:-1]
+    sigma = np.asarray(schedules.rho(schedule, jnp.asarray(times)))
+    root = lambda value: value ** (1 / 7)  # noqa: E731
+    expected = [(root(sigma[0]) + i / 4 * (root(sigma[-1]) - root(sigma[0]))) ** 7 for i in range(5)]
+    np.testing.assert_allclose(sigma, expected, rtol=1e-3)
+
+
+@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize("spacing", ["log_snr", "karras"])
+def test_any_number_of_times_by_noise_descends(spacing, name):
+    schedule = schedules.SCHEDULES[name](60)
+    for start in (None, 31):
+        for count in (1, 2, 3, 17, 30, 31):
+            times = schedules.spaced_times(schedule, count, spacing, start)
+            assert len(times) == count + 1
+            assert times[0] == (start or 60)
+            assert times[-1] == 0
+            assert (np.diff(times) < 0).all(), times
+            assert times[-2] >= 1
+
+
+def test_spacings_by_noise_need_the_schedule():
+    with pytest.raises(ValueError, match="'karras' depends on the noise schedule"):
+        schedules.spaced_times(1000, 5, "karras")
+
+
+def test_a_schedule_stands_for_its_number_of_steps():
+    for spacing in ("even", "stride", "trailing", "quadratic"):
+        by_schedule = schedules.spaced_times(schedules.linear(100), 10, spacing)
+        np.testing.assert_array_equal(by_schedule, schedules.spaced_times(100, 10, spacing))
+
+
+def test_times_may_be_given_one_by_one():
+    given = schedules.given_times(schedules.linear(), (1000.0, 400.0, 30.0))
+    assert given.tolist() == [1000, 400, 30, 0]
+    assert given.dtype == np.int32
+    real = schedules.given_times(schedules.cosine_log_snr(), (1000.0, 400.5))
+    assert real.tolist() == [1000, 400.5, 0]
+
+
+@pytest.mark.parametrize(
+    ("times", "words"),
+    [
+        ((999.0, 10.0), "start at T = 1000"),
+        ((1000.0, 10.0, 0.0), "end above 0, which is added"),
+        ((1000.0, 10.0, 10.0), "must descend"),
+        ((1000.0, 10.5), "whole times only"),
+    ],
+)
+def test_times_that_cannot_be_are_refused(times, words):
+    with pytest.raises(ValueError, match=words):
+        schedules.given_times(schedules.linear(), times)
 
 
 @pytest.mark.parametrize(("count", "start"), [(0, None), (1001, None), (11, 10), (10, 1001), (-3, None)])
