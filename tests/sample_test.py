@@ -143,6 +143,24 @@ def test_times_given_one_by_one_take_the_place_of_steps_and_spacing():
         sample.build_times(schedules.linear(), Sample(spacing="odd"))
 
 
+def test_a_long_chain_is_one_program_run_in_parts_and_tells_of_them(setting, monkeypatch, caplog):
+    config, spelled, params, _ = setting
+    c = replace(config.sample, steps=5)
+    rng = np.random.default_rng(0)
+    condition = {"layout": rng.integers(0, 16, (2, 8, 8)), "edges": None}
+    known, free = rng.integers(0, 256, (2, 8, 8, 3), dtype=np.uint8), rng.random((2, 8, 8)) < 0.5
+    given = (condition, jax.random.split(jax.random.key(1), 2), known, free, 2.0)
+    whole, told = sample.build_generate(spelled, c)(params, *given), []
+    monkeypatch.setattr(sample, "LONG_CHAIN", 4)
+    monkeypatch.setattr(sample, "SEGMENT", 2)
+    generate = sample.build_generate(spelled, c, told.append)
+    with jax.log_compiles(), caplog.at_level("WARNING"):
+        parts = generate(params, *given)
+    np.testing.assert_array_equal(parts, whole)
+    assert told == [2, 4, 5]
+    assert caplog.text.count("Compiling jit(advance)") == 1
+
+
 def test_eta_without_ddim_is_refused(setting):
     config, spelled, _, _ = setting
     with pytest.raises(ConfigError, match="only the ddim sampler"):
