@@ -122,8 +122,9 @@ def build_generate(method: Method, c: Sample, progress: Callable[[int], None] | 
 
     def in_segments(params, condition, keys, known=None, free=None, weight=None, resample=1):
         carry, total = begin(condition, keys), len(times) - 1
+        places = jax.tree.map(lambda a: a.sharding, carry)  # at other ones it would be another program
         for first in range(0, total, SEGMENT):
-            last = min(first + SEGMENT, total)
+            last, carry = min(first + SEGMENT, total), jax.device_put(carry, places)
             carry = go_on(params, condition, keys, known, free, weight, carry, first, last, resample=resample)
             if progress is not None:
                 jax.block_until_ready(carry)
