@@ -230,9 +230,12 @@ class Runner:
         other.guidance = weight
         return other
 
+    def placed(self, params):
+        """The weights on the devices, once for all the batches they are for."""
+        return jax.device_put(params, self.replicated or jax.local_devices()[0])
+
     def __call__(self, params, tasks: list[Task]) -> list[np.ndarray]:
-        """The images, cut to their sizes."""
-        params = jax.device_put(params, self.replicated) if self.replicated else params
+        """The images, cut to their sizes; of weights that are `placed`."""
         filled = tasks + [tasks[-1]] * (self.batch_size - len(tasks))
         stack = lambda name: self._place([getattr(t, name) for t in filled])  # noqa: E731
         condition = {"layout": stack("layout"), "edges": stack("edges")}
@@ -268,7 +271,7 @@ class Grid:
         self.tasks = [list(tasks_of(method, example, c)) for example in self.examples]
 
     def __call__(self, params) -> np.ndarray:
-        tasks = [task for row in self.tasks for task in row]
+        params, tasks = self.run.placed(params), [task for row in self.tasks for task in row]
         mine = np.zeros((len(parallel.share(tasks)), *tasks[0].size, 3), np.uint8)
         made = (self.run(params, batch) for batch in batched(parallel.share(tasks), self.run.batch_size))
         for i, image in enumerate(image for batch in made for image in batch):
@@ -396,19 +399,62 @@ def sample(config: Experiment, method: Method, params, weights: str, info: Info,
     c = config.sample
     if c.layouts:
         source = inputs.layouts_source(c.layouts, info, method.edges, c.unlabelled)
-        size = c.size if any(c.size) else None
+        size = folder_size(config)
     else:
         source, size = inputs.evaluation_source(config.data, config.seed), config.data.size
         inputs.check_same_classes(info, source.info, method.edges)
     output = Output(folder, settings_of(config, weights), info)
     mine = parallel.share(range(min(c.limit or len(source), len(source))))
-    tasks = (t for i in mine for t in tasks_of(method, source[i], c, size))
+    resized = Resized(size)
+    tasks = (t for i in mine for t in tasks_of(method, resized.seen(source[i]), c, size))
     run = Runner(method, c)
+    params = run.placed(params)
     total = len(mine) * c.per_layout
     origin = c.layouts or config.data.eval_split
     run_tasks(lambda batch: run(params, batch), run.batch_size, tasks, total, output, origin)
+    resized.report()
     logs.say(f"{total} images in {output.folder}")
     return output.folder
+
+
+OWN_SIZES = (-1, -1)
+
+
+def folder_size(config: Experiment) -> tuple[int, int] | None:
+    """The size at which a folder of layouts is sampled; None: each at its own."""
+    size = config.sample.size
+    if size == OWN_SIZES:
+        return None
+    if size == (0, 0):
+        return config.data.size
+    if min(size) < 1:
+        raise ConfigError(
+            f"config.sample.size is {size}; expected (height, width), (0, 0) for config.data.size, or (-1, -1) for the "
+            "layouts' own sizes"
+        )
+    return size
+
+
+class Resized:
+    """Says which layouts are not sampled at their own size: the first as it comes, their number at the end."""
+
+    def __init__(self, size: tuple[int, int] | None):
+        self.size, self.count = size, 0
+
+    def seen(self, example: dict) -> dict:
+        own = example["layout"].shape
+        if self.size is not None and own != tuple(self.size):
+            if not self.count:
+                logs.say(
+                    f"{example['name']} is {own[0]} x {own[1]}: layouts are resized to {self.size[0]} x {self.size[1]}. "
+                    "config.sample.size sets another size, (-1, -1) keeps their own"
+                )
+            self.count += 1
+        return example
+
+    def report(self):
+        if self.count:
+            logs.say(f"{self.count} layouts were resized to {self.size[0]} x {self.size[1]}")
 
 
 def run_tasks(

@@ -51,7 +51,7 @@ def images_of(folder):
 
 def test_a_folder_of_layouts_becomes_images_labels_and_a_manifest(setting, tmp_path):
     layouts = layouts_folder(tmp_path / "in", [(8, 8), (7, 9), (8, 8)])
-    out = run(setting, tmp_path / "out", layouts=layouts, per_layout=2)
+    out = run(setting, tmp_path / "out", layouts=layouts, per_layout=2, size=(-1, -1))
     images = images_of(out)
     assert len(images) == 6
     assert images["scene_1_0.png"].shape == (7, 9, 3)  # odd sizes are padded and cut back
@@ -64,6 +64,35 @@ def test_a_folder_of_layouts_becomes_images_labels_and_a_manifest(setting, tmp_p
     assert (settings["seed"], settings["sampler"], settings["steps"]) == (0, "ancestral", 3)
     assert settings["checkpoint"] == "7/ema"
     assert len(settings["config"]) == 12
+
+
+def test_layouts_are_resized_to_the_size_trained_at_and_that_is_said(setting, tmp_path, capsys):
+    layouts = layouts_folder(tmp_path / "in", [(8, 8), (7, 9), (16, 16)])
+    out = run(setting, tmp_path / "out", layouts=layouts)
+    assert {image.shape for image in images_of(out).values()} == {(8, 8, 3)}
+    assert np.asarray(Image.open(out / "labels" / "scene_2_0.png")).shape == (8, 8)
+    printed = capsys.readouterr().out
+    assert "scene_1 is 7 x 9: layouts are resized to 8 x 8" in printed
+    assert "2 layouts were resized to 8 x 8" in printed
+    other = run(setting, tmp_path / "other", layouts=layouts, size=(4, 6), limit=1)
+    assert images_of(other)["scene_0_0.png"].shape == (4, 6, 3)
+    with pytest.raises(ConfigError, match=r"sample\.size is \(0, 8\); expected"):
+        run(setting, tmp_path / "wrong", layouts=layouts, size=(0, 8))
+
+
+def test_weights_go_to_the_device_once(setting, tmp_path, monkeypatch):
+    layouts, given, build = layouts_folder(tmp_path / "in", [(8, 8)] * 3), [], sample.build_generate
+
+    def spied(*args):
+        generate = build(*args)
+        return lambda params, *rest, **options: given.append(params) or generate(params, *rest, **options)
+
+    monkeypatch.setattr(sample, "build_generate", spied)
+    run(setting, tmp_path / "out", layouts=layouts, batch_size=1)
+    first, *others = map(jax.tree.leaves, given)
+    assert len(others) == 2
+    assert all(isinstance(leaf, jax.Array) for leaf in first)
+    assert all(a is b for leaves in others for a, b in zip(first, leaves, strict=True))
 
 
 def test_an_image_depends_on_layout_seed_and_copy_not_on_the_batch_or_the_name(setting, tmp_path):
