@@ -115,7 +115,7 @@ class Heartbeat:
 
 
 def say(text: str, active: bool = True):
-    if active:
+    if active and text:
         print(text, flush=True)
 
 
