@@ -240,6 +240,7 @@ def prepare(config: Experiment, workdir: Path, config_name: str) -> Run:
         state = strategy.create_state(trainer.fresh, initial_weights(shapes.params, c.init))
     else:
         state = strategy.create_state(trainer.init, key)
+    parallel.meet()
     if main:
         checkpoint.write_json(workdir / "config.json", about)
     params = parallel.to_local(strategy.saved_form(state).params)

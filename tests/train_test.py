@@ -1,6 +1,5 @@
 """The training step: what it computes, whatever the devices, micro-batches or failures."""
 
-import inspect
 import json
 import os
 import signal
@@ -283,20 +282,14 @@ def test_a_run_from_given_weights_draws_none(strategy, trainer, state, tmp_path,
     given = jax.tree.map(lambda a: np.asarray(a) + 1, state.params)
     save_weights(tmp_path / "w.safetensors", given, {})
     c = replace(config.train, strategy=strategy, init=str(tmp_path / "w.safetensors"), steps=1)
-    monkeypatch.setattr(train.Trainer, "init", only_shapes(train.Trainer.init))
+    compiled, compile_init = [], parallel.compile_init
+    monkeypatch.setattr(
+        parallel, "compile_init", lambda f, **o: compiled.append(f.__name__) or compile_init(f, **o)
+    )
     run = train.prepare(replace(config, train=c), tmp_path, "")
     made = run.strategy.saved_form(run.state)
     leaves_close(made.params, given, rtol=0, atol=0)
     leaves_close(made.ema, given, rtol=0, atol=0)
     leaves_close(made.opt_state, state.opt_state, rtol=0, atol=0)
+    assert compiled == ["fresh"]
     run.checkpoints.close()
-
-
-def only_shapes(init):
-    """Trainer.init, but for keys that hold numbers."""
-
-    def checked(trainer, key):
-        assert "eval_shape" in [frame.function for frame in inspect.stack()]
-        return init(trainer, key)
-
-    return checked
