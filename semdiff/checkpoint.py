@@ -13,6 +13,7 @@ import jax
 import orbax.checkpoint as ocp
 from etils import epath
 
+from semdiff import parallel
 from semdiff.config import Experiment, as_dict, differences
 from semdiff.paths import local_path
 
@@ -35,17 +36,21 @@ class Checkpoints:
             max_to_keep=keep, save_interval_steps=save_every or 1, create=save_every is not None
         )
         self._manager = None
+        parallel.meet()  # the manager's own meetings are short
         if save_every is not None or self.directory.exists():
             self._manager = ocp.CheckpointManager(
                 self.directory, options=options, item_names=("state", "about")
             )
 
     def latest(self) -> int | None:
-        return self._manager.latest_step() if self._manager else None
+        """The newest step, as process 0 sees it: folders of a network are not seen alike everywhere."""
+        seen = self._manager.latest_step() if self._manager else None
+        step = parallel.from_main(b"" if seen is None else str(seen).encode())
+        return int(step) if step else None
 
     def save(self, step: int, state, about: dict, force: bool = False):
         """Start saving; earlier checkpoints go only when a newer one is complete."""
-        if step == self.latest():
+        if step == self._manager.latest_step():
             return
         try:
             arguments = ocp.args.Composite(

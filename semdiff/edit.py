@@ -7,10 +7,9 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-import jax
 import numpy as np
 
-from semdiff import inputs
+from semdiff import inputs, parallel
 from semdiff.config import ConfigError, Edit, Experiment, Sample
 from semdiff.data.images import read_mask, read_photo
 from semdiff.data.source import Info
@@ -41,7 +40,7 @@ def edit(config: Experiment, method: Method, params, weights: str, info: Info, f
         old = {example["name"]: example["layout"] for example in map(source.__getitem__, range(len(source)))}
     settings = settings_of(config, weights) | {"margin": c.margin, "resample": c.resample}
     output = Output(folder, settings, info)
-    mine = range(jax.process_index(), len(new), jax.process_count())
+    mine = parallel.share(range(len(new)))
     tasks = (task for i in mine for task in edit_tasks(method, new[i], old, c, config.sample))
     runner = Runner(method, config.sample, c.resample)
     total = len(mine) * config.sample.per_layout

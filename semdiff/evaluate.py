@@ -1,12 +1,15 @@
 """Evaluation: how much of its layout does a segmenter, trained on real pairs, read back from a generated image?"""
 
+import contextlib
 import math
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
+import jax
 import numpy as np
 
-from semdiff import checkpoint, draw, inputs, logs
+from semdiff import checkpoint, draw, inputs, logs, parallel
 from semdiff.config import ConfigError, Experiment, Sample, as_dict, fingerprint
 from semdiff.convert import weights
 from semdiff.data import augment, noise, pipeline, statistics
@@ -39,66 +42,92 @@ class Row:
 
 @dataclass(frozen=True)
 class Judge:
-    """Compares images with the true layouts of some examples, and with their real images."""
+    """Compares images with the true layouts of some examples, and with their real images.
+
+    Each process of a run has its share of the layouts and images; what it finds is that of all.
+    """
 
     reader: segmenter.Reader
     info: Info
     layouts: np.ndarray
-    reference: frechet.Moments
+    real: np.ndarray
+    total: int
 
     def row(self, name: str, images: np.ndarray, layouts: np.ndarray | None = None) -> Row:
         true = self.layouts if layouts is None else layouts
-        return Row(name, Confusion.of(true, self.reader(images), self.info.num_classes, self.info.void_id))
+        mine = Confusion.of(true, self.reader(images), self.info.num_classes, self.info.void_id)
+        return Row(name, Confusion(parallel.summed(mine.counts)))
 
     def measured(self, name: str, images: np.ndarray) -> Row:
         """With the distance to the real images."""
-        moments = frechet.Moments.of(self.reader.features(images))
-        return replace(self.row(name, images), frechet=frechet.distance(moments, self.reference))
+        return replace(self.row(name, images), frechet=frechet.distance(self.moments(images), self.reference))
+
+    def moments(self, images: np.ndarray) -> frechet.Moments:
+        return frechet.Moments.of(parallel.joined(self.reader.features(images), self.total))
+
+    @cached_property
+    def reference(self) -> frechet.Moments:
+        return self.moments(self.real)
 
 
 def evaluate(config: Experiment, method: Method, params, step: str, info: Info, workdir: Path) -> Path:
     """Writes table.md, metrics.json and pictures to WORKDIR/evaluation/STEP, prints the table.
 
     Images are generated from the layouts as they are and from corrupted ones (config.evaluate.noise), and always compared
-    with the true layouts. The Frechet distance is to the real images of those layouts, in the segmenter's features.
+    with the true layouts. The Frechet distance is to the real images of those layouts, in the segmenter's features. The
+    processes of a run share the layouts; process 0 writes.
     """
-    c = config.evaluate
+    c, size = config.evaluate, config.data.size
     for kind in c.noise:
         noise.parse(kind)
     reader = build_reader(config, info, checkpoint.prepare_workdir(workdir))
     source = inputs.evaluation_source(config.data, config.seed)
     inputs.check_same_classes(info, source.info, method.edges)
-    examples = [augment.squash(source[i], config.data.size) for i in inputs.spread(source, c.limit)]
-    layouts, real = (np.stack([e[key] for e in examples]) for key in ("layout", "image"))
-    judge = Judge(reader, info, layouts, frechet.Moments.of(reader.features(real)))
-    given = {"": examples} | {
-        kind: [noise.corrupt(e, kind, info, config.sample.seed) for e in examples] for kind in c.noise
+    chosen = inputs.spread(source, c.limit)
+    examples = {i: augment.squash(source[i], size) for i in parallel.share(chosen)}
+    layouts = np.array([e["layout"] for e in examples.values()], np.int32).reshape(-1, *size)
+    judge = Judge(reader, info, layouts, pixels([e["image"] for e in examples.values()], size), len(chosen))
+    given = {"": list(examples.values())} | {
+        kind: [noise.corrupt(e, kind, info, config.sample.seed) for e in examples.values()]
+        for kind in c.noise
     }
 
-    rows = [judge.row("real images (upper bound)", real)]
+    rows = [judge.row("real images (upper bound)", judge.real)]
     for weight in c.guidance or (config.sample.guidance,):
         settings = replace(config.sample, guidance=weight, per_layout=1)
         run, made = Runner(method, settings), {}
         for kind, from_these in given.items():
             name = f"guidance {weight:g}" + (f", {kind}" if kind else "")
-            made[kind] = generate(run, method, params, from_these, settings, name)
+            images = generate(run, method, params, from_these, settings, name)
+            made[kind] = pixels(images, size)
             rows.append(judge.measured(f"generated, {name}", made[kind]))
-    rows.append(judge.row("real images, layouts shuffled (lower bound)", real, np.roll(layouts, 1, axis=0)))
+    others = parallel.share([chosen[-1], *chosen[:-1]])
+    shuffled = [(examples.get(i) or augment.squash(source[i], size))["layout"] for i in others]
+    shuffled = np.array(shuffled, np.int32).reshape(-1, *size)
+    rows.append(judge.row("real images, layouts shuffled (lower bound)", judge.real, shuffled))
 
-    folder = workdir / "evaluation" / step
-    folder.mkdir(parents=True, exist_ok=True)
     pictures = {}
     if c.grid:
         pictures["grid"] = Grid(method, source, config.sample, config.data, c.grid)(params)
     if c.grid and c.noise:
-        pictures["noise"] = noisy_grid(given, made, info, c.grid)
+        pictures["noise"] = noisy_grid(given, made, info, c.grid, judge)
+    folder = workdir / "evaluation" / step
+    if jax.process_index() == 0:
+        report(rows, info, len(chosen), config.data.eval_split, folder)
+        save(pictures, info, folder)
+    return folder
+
+
+def pixels(images: list[np.ndarray], size: tuple[int, int]) -> np.ndarray:
+    """[N, H, W, 3]; a process may have none."""
+    return np.array(images, np.uint8).reshape(-1, *size, 3)
+
+
+def save(pictures: dict[str, np.ndarray], info: Info, folder: Path):
     for name, picture in pictures.items():
         legend = draw.legend(info.names, info.palette, picture.shape[1])
         draw.save_png(folder / f"{name}.png", np.concatenate([picture, legend]))
-    report(rows, info, len(examples), config.data.eval_split, folder)
-    for name in pictures:
         logs.say(f"picture:  {folder / name}.png")
-    return folder
 
 
 def report(rows: list[Row], info: Info, count: int, split: str, folder: Path):
@@ -112,6 +141,7 @@ def report(rows: list[Row], info: Info, count: int, split: str, folder: Path):
         "rare": rare_names,
         "iou": {r.name: named_iou(r, info) for r in rows},
     }
+    folder.mkdir(parents=True, exist_ok=True)
     checkpoint.write_json(folder / "metrics.json", facts)
     table = markdown(values)
     (folder / "table.md").write_text(table + "\n")
@@ -119,35 +149,38 @@ def report(rows: list[Row], info: Info, count: int, split: str, folder: Path):
     logs.say(f"table:    {folder / 'table.md'}")
 
 
-def noisy_grid(given: dict, made: dict, info: Info, rows: int) -> np.ndarray:
+def noisy_grid(given: dict, made: dict, info: Info, rows: int, judge: Judge) -> np.ndarray:
     """A picture of `rows` examples: real | layout, generated | the same for each corruption."""
     headers = ["real"] + [title for kind in given for title in (kind or "layout", "generated")]
-    table = []
-    for i in inputs.spread(given[""], rows):
-        pairs = [(draw.colourise(given[k][i]["layout"], info.palette), made[k][i]) for k in given]
-        table.append([given[""][i]["image"], *(image for pair in pairs for image in pair)])
-    return draw.grid(table, headers=headers, scale=max(1, 96 // table[0][0].shape[1]))
+    mine, shown = parallel.share(range(judge.total)), inputs.spread(range(judge.total), rows)
+    table = np.zeros((len(shown), len(headers), *judge.real.shape[1:]), np.uint8)
+    for row, position in enumerate(shown):
+        if position in mine:
+            i = mine.index(position)
+            pairs = [(draw.colourise(given[k][i]["layout"], info.palette), made[k][i]) for k in given]
+            table[row] = [judge.real[i], *(image for pair in pairs for image in pair)]
+    table = parallel.of_all(table).max(0)  # black where a row is another process's
+    return draw.grid(list(table), headers=headers, scale=max(1, 96 // table.shape[2]))
 
 
 def generate(
     run: Runner, method: Method, params, examples: list[dict], settings: Sample, name: str
-) -> np.ndarray:
+) -> list[np.ndarray]:
     """One image per layout, in order."""
-    progress = logs.Progress(len(examples), unit="image")
+    progress = logs.Progress(len(examples), unit="image", active=jax.process_index() == 0)
     images = {}
     for batch in batched((t for e in examples for t in tasks_of(method, e, settings)), run.batch_size):
         images |= {task.name: image for task, image in zip(batch, run(params, batch))}
         progress.report(len(images), name)
-    return np.stack([images[e["name"]] for e in examples])
+    return [images[e["name"]] for e in examples]
 
 
 COUNTED = 512  # label maps that the segmenter's class weights are counted on
 
 
 def build_reader(config: Experiment, info: Info, workdir: Path) -> segmenter.Reader:
-    """The segmenter of this workdir: trained once on the real training split, then kept."""
+    """The segmenter of this workdir: trained once on the real training split, by process 0, then kept."""
     c = config.evaluate
-    model = segmenter.Segmenter(info.num_classes, c.segmenter_width)
     facts = {
         "classes": list(info.names),
         "data": {
@@ -158,20 +191,27 @@ def build_reader(config: Experiment, info: Info, workdir: Path) -> segmenter.Rea
         "seed": config.seed,
         "training": ["balanced", c.segmenter_steps, c.segmenter_batch, c.segmenter_width],
     }
-    path = workdir / f"segmenter-{fingerprint(facts)}.safetensors"
-    if c.segmenter or path.exists():
-        path = local_path(c.segmenter, "config.evaluate.segmenter") if c.segmenter else path
-        params, known = weights.load_weights(path)
-        reads = {key: known.get(key) for key in ("classes", "training")}
-        if reads["classes"] != facts["classes"] or reads["training"][-1] != c.segmenter_width:
-            raise ConfigError(
-                f"{path} is not a segmenter of {info.name}'s {info.num_classes} classes at "
-                f"config.evaluate.segmenter_width={c.segmenter_width}: {reads}"
-            )
-        return segmenter.Reader(model, params)
+    model = segmenter.Segmenter(info.num_classes, c.segmenter_width)
+    path = local_path(
+        c.segmenter or workdir / f"segmenter-{fingerprint(facts)}.safetensors", "config.evaluate.segmenter"
+    )
+    if jax.process_index() == 0 and not c.segmenter and not path.exists():
+        weights.save_weights(path, trained_segmenter(model, config, info), facts)
+    parallel.meet()
+    params, known = weights.load_weights(path)
+    reads = {key: known.get(key) for key in ("classes", "training")}
+    if reads["classes"] != facts["classes"] or reads["training"][-1] != c.segmenter_width:
+        raise ConfigError(
+            f"{path} is not a segmenter of {info.name}'s {info.num_classes} classes at "
+            f"config.evaluate.segmenter_width={c.segmenter_width}: {reads}"
+        )
+    return segmenter.Reader(model, params)
+
+
+def trained_segmenter(model: segmenter.Segmenter, config: Experiment, info: Info):
+    c = config.evaluate
     source = inputs.training_source(config.data, config.seed)
     options = inputs.training_options(config) | {"batch_size": c.segmenter_batch, "edges": False}
-    batches = pipeline.train_iterator(source, **options)
     progress = logs.Progress(c.segmenter_steps)
 
     def report(step: int, loss: float):
@@ -179,10 +219,8 @@ def build_reader(config: Experiment, info: Info, workdir: Path) -> segmenter.Rea
 
     counts = statistics.count(source, inputs.spread(source, COUNTED))
     class_weights = segmenter.balanced(counts.pixels, info.void_id)
-    params = segmenter.train(model, batches, c.segmenter_steps, config.seed, class_weights, report=report)
-    batches.close()
-    weights.save_weights(path, params, facts)
-    return segmenter.Reader(model, params)
+    with contextlib.closing(pipeline.train_iterator(source, **options)) as batches:
+        return segmenter.train(model, batches, c.segmenter_steps, config.seed, class_weights, report=report)
 
 
 def rarest_third(real: Confusion) -> np.ndarray:

@@ -138,7 +138,7 @@ def measured_rates(config: Experiment, source: Source, workdir: Path) -> np.ndar
 
 def count_classes(source: Source) -> statistics.Counts:
     """Over the whole source, each process a share."""
-    mine = range(jax.process_index(), len(source), jax.process_count())
+    mine = parallel.share(range(len(source)))
     progress = logs.Progress(len(mine), unit="layout", active=jax.process_index() == 0)
 
     def report(done: int):

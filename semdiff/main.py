@@ -11,7 +11,7 @@ import jax
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from semdiff import checkpoint, edit, evaluate, inputs, logs, method, sample, stats, train
+from semdiff import checkpoint, edit, evaluate, inputs, logs, method, parallel, sample, stats, train
 from semdiff.checkpoint import CheckpointError
 from semdiff.compilation import use_cache
 from semdiff.config import Experiment, as_dict, parse
@@ -55,7 +55,7 @@ def trained(config: Experiment, workdir: Path):
     about = checkpoint.describe(config, inputs.identity(info, spelled.edges, rates))
     name = "ema" if config.sample.ema else "params"
     params = checkpoints.restore_weights(step, like, about, name)
-    logs.say(f"weights: {name} of step {step}, {checkpoints.directory}")
+    logs.say(f"weights: {name} of step {step}, {checkpoints.directory}", jax.process_index() == 0)
     return spelled, params, f"{step}/{name}", info
 
 
@@ -64,25 +64,28 @@ def run(config: Experiment, workdir: Path, mode: str, name: str):
         use_cache(config.compilation_cache)
     if mode == "train":
         train.train(config, workdir, name)
-        return
-    if mode in ("stats", "noise"):
+    elif mode in ("stats", "noise"):
         stats.stats(config, workdir) if mode == "stats" else stats.corrupt(config, workdir)
-        return
+    else:
+        use(config, workdir, mode)
+    parallel.meet()  # a process that ended would give the others but a few minutes more
+
+
+def use(config: Experiment, workdir: Path, mode: str):
+    """What is done with trained weights."""
     spelled, params, weights, info = trained(config, workdir)
-    if mode in ("export", "evaluate") and jax.process_index():
-        return  # one process writes them
     if mode == "sample":
         folder = local_path(config.sample.output or workdir / "samples" / weights, "config.sample.output")
         sample.sample(config, spelled, params, weights, info, folder)
     elif mode == "edit":
         folder = local_path(config.edit.output or workdir / "edits" / weights, "config.edit.output")
         edit.edit(config, spelled, params, weights, info, folder)
-    elif mode == "export":
+    elif mode == "evaluate":
+        evaluate.evaluate(config, spelled, params, weights, info, workdir)
+    elif jax.process_index() == 0:
         path = checkpoint.prepare_workdir(workdir) / f"weights-{weights.replace('/', '-')}.safetensors"
         weight_files.save_weights(path, params, {"config": as_dict(config), "classes": list(info.names)})
         logs.say(f"weights: {path}")
-    else:
-        evaluate.evaluate(config, spelled, params, weights, info, workdir)
 
 
 def raised_here(error: Exception) -> bool:

@@ -4,7 +4,9 @@ A strategy places state and batches, compiles the step, and hands the state back
 over devices by a `Collective`; under jit the arrays are global and there is nothing to do.
 """
 
-from collections.abc import Callable
+import itertools
+import json
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import jax
@@ -12,11 +14,16 @@ import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
+from orbax.checkpoint import multihost
 
 from semdiff.config import ConfigError, Train, choose
 
 # A leaf smaller than this is not worth splitting.
 MIN_SPLIT_SIZE = 2**14
+
+# Seconds for which processes wait for each other: of one that died they hear long before, by its missing heartbeat.
+PATIENCE = 7 * 24 * 3600
+_meetings = itertools.count()
 
 
 def to_local(tree):
@@ -193,23 +200,56 @@ def build(config: Train) -> Mesh | Pmap:
     return strategy
 
 
+def meet():
+    """Until every process is here, however long the others work. All must come to the same meetings, in the same order.
+
+    Ahead of whatever processes exchange after unequal work: an exchange itself waits half a minute on some machines.
+    """
+    if jax.process_count() > 1:
+        wait = multihost.get_barrier_sync_fn()
+        wait(key=f"semdiff-{next(_meetings)}", timeout_ms=1000 * PATIENCE)
+
+
 def from_main(data: bytes) -> bytes:
     """Process 0's bytes, in every process."""
     if jax.process_count() == 1:
         return data
+    meet()
     length = int(multihost_utils.broadcast_one_to_all(np.int32(len(data))))
     mine = np.frombuffer(data[:length].ljust(length, b"\0"), np.uint8)
     return multihost_utils.broadcast_one_to_all(mine).tobytes()
 
 
-def summed(counts):
-    """A tree of whole numbers, added over the processes; at the precision of int64, which arrays on devices lack."""
+def of_all(array: np.ndarray) -> np.ndarray:
+    """[processes, ...] from arrays of one shape and type, bit for bit: devices would cut 64 bits to 32."""
+    array = np.asarray(array)
     if jax.process_count() == 1:
-        return counts
+        return array[None]
+    meet()
+    parts = np.asarray(multihost_utils.process_allgather(np.frombuffer(array.tobytes(), np.uint8)))
+    return np.frombuffer(parts.tobytes(), array.dtype).reshape(-1, *array.shape)
 
-    def total(value):
-        value = np.asarray(value, np.int64)
-        parts = multihost_utils.process_allgather(np.atleast_1d(value).view(np.uint8))
-        return np.ascontiguousarray(parts).view(np.int64).sum(0).reshape(value.shape)
 
-    return jax.tree.map(total, counts)
+def gathered(value) -> list:
+    """What JSON can say of every process, in their order, in each of them."""
+    said = json.dumps(value).encode()
+    longest = int(of_all(np.int64(len(said))).max())
+    return [json.loads(words.tobytes()) for words in of_all(np.frombuffer(said.ljust(longest), np.uint8))]
+
+
+def summed(counts):
+    """A tree of whole numbers, added over the processes."""
+    return jax.tree.map(lambda value: of_all(np.asarray(value, np.int64)).sum(0), counts)
+
+
+def share(items: Sequence) -> Sequence:
+    """What of a list this process does: every n-th, so that each has as much as the others or one more."""
+    return items[jax.process_index() :: jax.process_count()]
+
+
+def joined(mine: np.ndarray, total: int) -> np.ndarray:
+    """[total, ...], in every process, from what each made of its `share` of `total` items; in the order of the items."""
+    most = -(-total // jax.process_count())
+    filled = np.zeros((most, *mine.shape[1:]), mine.dtype)
+    filled[: len(mine)] = mine
+    return of_all(filled).swapaxes(0, 1).reshape(-1, *mine.shape[1:])[:total]

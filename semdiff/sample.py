@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from semdiff import draw, inputs, logs
+from semdiff import draw, inputs, logs, parallel
 from semdiff.config import ConfigError, Data, Experiment, Sample, as_dict, choose, fingerprint
 from semdiff.data import augment
 from semdiff.data.source import Info, Source
@@ -213,7 +213,10 @@ class Runner:
 
 
 class Grid:
-    """A picture: layout | real | generated x 3, for layouts from all over a source. Compiled at the first call."""
+    """A picture: layout | real | generated x 3, for layouts from all over a source. Compiled at the first call.
+
+    The processes of a run share the images, and all have the picture.
+    """
 
     def __init__(self, method: Method, source: Source, c: Sample, data: Data, rows: int, copies: int = 3):
         c = replace(c, per_layout=copies)
@@ -223,8 +226,11 @@ class Grid:
 
     def __call__(self, params) -> np.ndarray:
         tasks = [task for row in self.tasks for task in row]
-        made = (self.run(params, batch) for batch in batched(tasks, self.run.batch_size))
-        images = iter([image for batch in made for image in batch])
+        mine = np.zeros((len(parallel.share(tasks)), *tasks[0].size, 3), np.uint8)
+        made = (self.run(params, batch) for batch in batched(parallel.share(tasks), self.run.batch_size))
+        for i, image in enumerate(image for batch in made for image in batch):
+            mine[i] = image
+        images = iter(parallel.joined(mine, len(tasks)))
         rows = [
             [draw.colourise(e["layout"], self.palette), e["image"], *(next(images) for _ in row)]
             for e, row in zip(self.examples, self.tasks)
@@ -355,8 +361,7 @@ def sample(config: Experiment, method: Method, params, weights: str, info: Info,
         source, size = inputs.evaluation_source(config.data, config.seed), config.data.size
         inputs.check_same_classes(info, source.info, method.edges)
     output = Output(folder, settings_of(config, weights), info)
-    count = min(c.limit or len(source), len(source))
-    mine = range(jax.process_index(), count, jax.process_count())
+    mine = parallel.share(range(min(c.limit or len(source), len(source))))
     tasks = (t for i in mine for t in tasks_of(method, source[i], c, size))
     steps = num_steps(c)
     run = Runner(method, c, progress=logs.Heartbeat(steps) if steps > LONG_CHAIN else None)

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from semdiff import draw, inputs, logs
+from semdiff import draw, inputs, logs, parallel
 from semdiff.checkpoint import prepare_workdir
 from semdiff.config import Experiment, Layout
 from semdiff.data import augment, noise
@@ -97,7 +97,7 @@ def corrupt(config: Experiment, workdir: Path) -> Path:
     for kind in kinds:
         noise.parse(kind)
     folder, info, split = prepare_workdir(workdir) / "noisy", source.info, config.data.eval_split
-    chosen = inputs.spread(source, config.evaluate.limit)[jax.process_index() :: jax.process_count()]
+    chosen = parallel.share(inputs.spread(source, config.evaluate.limit))
     progress = logs.Progress(len(chosen) * len(kinds), unit="layout")
     unlabelled = 255 if info.num_classes <= 255 else 65535
     done = 0

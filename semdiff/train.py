@@ -2,6 +2,7 @@
 
 import collections
 import contextlib
+import itertools
 import signal
 import sys
 import time
@@ -16,7 +17,6 @@ import numpy as np
 import optax
 from flax import struct
 from jax.experimental import multihost_utils
-from orbax.checkpoint import multihost
 
 from semdiff import checkpoint, inputs, logs, method, parallel, sample
 from semdiff.config import Experiment, Optimizer, choose
@@ -253,9 +253,8 @@ def train(config: Experiment, workdir: Path, config_name: str = "") -> TrainStat
         logs.say(f"nothing to do: step {run.start} of {c.steps} was reached before", main)
         return strategy.saved_form(state)
 
-    share = {"host": jax.process_index(), "hosts": jax.process_count()}
     batches = pipeline.train_iterator(
-        run.source, **inputs.training_options(config), start_step=run.start, **share
+        run.source, **inputs.training_options(config), start_step=run.start, **data_share()
     )
     writer = logs.Writer(workdir, run.start, active=main)
     evaluator = Evaluator(run.trainer, config, run.source.info, writer)
@@ -300,6 +299,10 @@ def train(config: Experiment, workdir: Path, config_name: str = "") -> TrainStat
     return strategy.saved_form(state)
 
 
+def data_share() -> dict:
+    return {"host": jax.process_index(), "hosts": jax.process_count()}
+
+
 def compiled(strategy, trainer: Trainer, state: TrainState, batch: dict, key) -> Callable:
     """The step, compiled by all processes before any of them starts: collectives do not wait long."""
     main = jax.process_index() == 0
@@ -307,7 +310,7 @@ def compiled(strategy, trainer: Trainer, state: TrainState, batch: dict, key) ->
     began = time.monotonic()
     train_step, memory = strategy.compile(trainer.step, state, batch, key)
     logs.say(f"compiled in {time.monotonic() - began:.1f} s; {memory_line(state, memory)}", main)
-    multihost.sync_global_processes("compiled")
+    parallel.meet()
     return train_step
 
 
@@ -325,23 +328,33 @@ class Evaluator:
         )
 
     def run(self, step: int, ema) -> float:
-        """Returns the seconds it took."""
+        """Returns the seconds it took. The processes of a run share the batches and the images."""
         began = time.monotonic()
         if self.config.train.eval_batches:
-            values = [self.validate(ema, batch, jax.random.key(i)) for i, batch in enumerate(self._batches())]
-            self.writer.scalars(step, {f"eval/{k}": v for k, v in averaged(values).items()})
+            self.writer.scalars(step, {f"eval/{k}": v for k, v in self._validated(ema).items()})
         if self.grid:
-            path = self.writer.picture(step, "grid", self.grid(ema))
+            picture = self.grid(ema)
+            path = self.writer.picture(step, "grid", picture)
             logs.say(f"samples: {path}", path is not None)
         return time.monotonic() - began
 
-    def _batches(self):
+    def _validated(self, ema) -> dict[str, float]:
+        """Loss terms, averaged over the batches."""
         limit = self.config.train.eval_batches * self.config.sample.batch_size
-        for batch in pipeline.eval_batches(
-            self.source, batch_size=self.config.sample.batch_size, size=self.config.data.size, limit=limit
-        ):
+        batches = pipeline.eval_batches(
+            self.source,
+            batch_size=self.config.sample.batch_size,
+            size=self.config.data.size,
+            limit=limit,
+            **data_share(),
+        )
+        mine = []
+        for number, batch in zip(parallel.share(range(self.config.train.eval_batches)), batches):
             arrays = {k: batch[k] for k in ("image", "layout", "edges", "valid") if k in batch}
-            yield {**arrays, "slot": np.asarray(batch["index"], np.int32)}
+            arrays["slot"] = np.asarray(batch["index"], np.int32)
+            terms = self.validate(ema, arrays, jax.random.key(number))
+            mine.append((number, jax.tree.map(float, terms)))
+        return averaged([terms for _, terms in sorted(itertools.chain(*parallel.gathered(mine)))])
 
 
 def averaged(window) -> dict[str, float]:

@@ -9,11 +9,15 @@ import socket
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
+from tiny import tiny_experiment
+
+from semdiff import main
 
 ROOT = Path(__file__).parents[1]
 CONFIG = """
@@ -80,6 +84,11 @@ def trained(run, tmp_path_factory):
 def metrics(workdir):
     lines = [json.loads(line) for line in (Path(workdir) / "metrics.jsonl").read_text().splitlines()]
     return {line["step"]: line for line in lines if "loss" in line}
+
+
+def validation(workdir):
+    lines = map(json.loads, (Path(workdir) / "metrics.jsonl").read_text().splitlines())
+    return {line["step"]: line for line in lines if "eval/loss" in line}
 
 
 def losses(workdir):
@@ -149,18 +158,112 @@ def test_sigterm_saves_and_ends_cleanly_and_the_rest_is_the_same(trained, start,
     assert losses(tmp_path) == losses(whole)
 
 
-def test_two_hosts_compute_what_one_does(trained, start, tmp_path):
-    whole, _ = trained
+HOST = """
+import sys, time
+from pathlib import Path
+process, port, workdir, tests = int(sys.argv[1]), sys.argv[2], Path(sys.argv[3]), sys.argv[4]
+sys.path.insert(0, tests)
+import jax
+jax.distributed.initialize(f"127.0.0.1:{port}", 2, process, shutdown_timeout_seconds=2)
+from main_test import shared_experiment
+from semdiff import main, sample
+of_batch = sample.Runner.__call__
+
+for mode, slow in (("train", None), ("evaluate", 0), ("sample", 1), ("export", None)):
+
+    def generate(run, params, tasks):
+        print(f"{mode}: {len(tasks)} images", flush=True)
+        time.sleep(5 if slow == process else 0)
+        return of_batch(run, params, tasks)
+
+    sample.Runner.__call__ = generate
+    main.run(shared_experiment(), workdir, mode, "")
+"""
+
+
+def shared_experiment():
+    config = tiny_experiment()
+    sizes = {"segmenter_steps": 3, "segmenter_width": 8, "limit": 5, "noise": ("edge:0",), "grid": 2}
+    return replace(
+        config,
+        train=replace(config.train, eval_every=3),
+        sample=replace(config.sample, limit=3),
+        evaluate=replace(config.evaluate, **sizes),
+    )
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory):
+    """(workdir, what each of two processes printed): one is slow, and the other does not wait for the end of a run."""
+    workdir = tmp_path_factory.mktemp("shared")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    flags = [f"--coordinator=127.0.0.1:{port}", "--processes=2", "--config.train.eval_every=3"]
-    hosts = [start(tmp_path, *flags, f"--process={i}", JAX_NUM_CPU_DEVICES="2") for i in range(2)]
+    paths = os.pathsep.join(p for p in sys.path if p)
+    hosts = [
+        subprocess.Popen(
+            [sys.executable, "-c", HOST, str(i), str(port), str(workdir), str(ROOT / "tests")],
+            env=os.environ | {"PYTHONPATH": paths, "JAX_NUM_CPU_DEVICES": "2"},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for i in range(2)
+    ]
     outputs = [host.communicate(timeout=400)[0] for host in hosts]
-    assert [host.returncode for host in hosts] == [0, 0], outputs[0][-2000:]
+    assert [host.returncode for host in hosts] == [0, 0], "\n".join(text[-3000:] for text in outputs)
+    return workdir, outputs
+
+
+def picture(path):
+    return np.asarray(Image.open(path)).astype(int)
+
+
+def test_two_hosts_share_the_work_and_end_together(shared):
+    workdir, outputs = shared
     assert "devices: 4 x cpu" in outputs[0]
-    for step, values in losses(whole).items():
-        np.testing.assert_allclose(losses(tmp_path)[step], values, rtol=1e-4)
+    made = [
+        {
+            mode: sum(map(int, re.findall(rf"^{mode}: (\d+) images$", text, re.MULTILINE)))
+            for mode in ("train", "evaluate", "sample")
+        }
+        for text in outputs
+    ]
+    # Training: two grids of 1 x 3. Evaluation: 5 layouts, clean and noisy, and a grid of 2 x 3.
+    assert made == [
+        {"train": 2 + 2, "evaluate": 3 + 3 + 3, "sample": 2},
+        {"train": 1 + 1, "evaluate": 2 + 2 + 3, "sample": 1},
+    ]
+    assert len(list((workdir / "samples" / "6" / "ema" / "images").glob("*.png"))) == 3
+    assert (workdir / "weights-6-ema.safetensors").exists()
+    assert len(list(workdir.glob("segmenter-*.safetensors"))) == 1
+    assert "| images" not in outputs[1]
+
+
+def test_two_hosts_train_as_one_does(trained, shared):
+    (one, _), (two, _) = trained, shared
+    for step, values in losses(one).items():
+        np.testing.assert_allclose(losses(two)[step], values, rtol=1e-4)
+    for step, terms in validation(one).items():
+        assert validation(two)[step] == pytest.approx(terms, rel=1e-3)
+    grids = [picture(workdir / "pictures" / "grid_00000003.png") for workdir in (one, two)]
+    assert np.abs(grids[0] - grids[1]).max() <= 2
+
+
+def test_two_hosts_evaluate_as_one_does(shared):
+    workdir, _ = shared
+    folder = workdir / "evaluation" / "6" / "ema"
+    two = json.loads((folder / "metrics.json").read_text())
+    pictures = {path: picture(path) for path in folder.glob("*.png")}
+    assert len(pictures) == 2
+    main.run(shared_experiment(), workdir, "evaluate", "")
+    one = json.loads((folder / "metrics.json").read_text())
+    assert one["layouts"] == two["layouts"] == 5
+    for name, row in one["rows"].items():
+        for column, value in row.items():
+            assert two["rows"][name][column] == (value and pytest.approx(value, rel=1e-2))
+    for path, image in pictures.items():
+        assert np.abs(picture(path) - image).max() <= 2
 
 
 def test_a_finished_run_has_nothing_to_do(trained, run):
@@ -310,7 +413,6 @@ def test_an_unknown_key_is_refused(run, tmp_path):
 
 def test_training_starts_from_given_weights(trained, run, tmp_path):
     import jax
-    from tiny import tiny_experiment
 
     from semdiff import inputs, method
     from semdiff.convert.weights import save_weights

@@ -22,7 +22,7 @@ def tiny_config():
     config.train.log_every = 1
     config.train.save_every = 2
     config.train.eval_every = 100
-    config.train.eval_batches = 1
+    config.train.eval_batches = 3
     config.train.grid = 1
     config.sample.steps = 3
     config.sample.batch_size = 4

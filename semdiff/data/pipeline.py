@@ -82,8 +82,10 @@ def eval_batches(
     size: Size,
     limit: int | None = None,
     edges: bool = True,
+    host: int = 0,
+    hosts: int = 1,
 ) -> Iterator[Batch]:
-    """The first `limit` examples, or all, in order, squashed to `size`.
+    """The first `limit` examples, or all, in order, squashed to `size`; of several hosts each has every n-th batch.
 
     Every batch is whole: the last one repeats its last example, where "valid" bool [B] is False.
     "index" int32 [B] and "name" (a list) say which example each one is; a source of layouts alone
@@ -95,11 +97,14 @@ def eval_batches(
         raise ValueError(f"{source.info.name}: there are no examples to go through.")
     _check_size(size)
     count = len(source) if limit is None else min(limit, len(source))
-    return _eval_batches(source, batch_size, tuple(size), count, edges)
+    starts = range(0, count, batch_size)[host::hosts]
+    return _eval_batches(source, batch_size, tuple(size), count, edges, starts)
 
 
-def _eval_batches(source: Source, batch_size: int, size: Size, count: int, edges: bool) -> Iterator[Batch]:
-    for start in range(0, count, batch_size):
+def _eval_batches(
+    source: Source, batch_size: int, size: Size, count: int, edges: bool, starts: range
+) -> Iterator[Batch]:
+    for start in starts:
         indices = np.arange(start, start + batch_size, dtype=np.int32)
         valid = indices < count
         examples = [source[i] for i in indices[valid].tolist()]

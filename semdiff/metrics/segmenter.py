@@ -103,6 +103,11 @@ class Reader:
         return self._over(images, lambda params, x: self.model.apply({"params": params}, x, features=True))
 
     def _over(self, images: np.ndarray, function: Callable) -> np.ndarray:
+        """Part by part, each filled up to one compiled size."""
         run = jax.jit(function)
-        parts = np.array_split(images, -(-len(images) // self.batch))
-        return np.concatenate([np.asarray(run(self.params, part)) for part in parts])
+        parts = []
+        for start in range(0, max(len(images), 1), self.batch):  # of no images: nothing, in the right shape
+            part = images[start : start + self.batch]
+            filled = np.concatenate([part, np.zeros((self.batch - len(part), *part.shape[1:]), part.dtype)])
+            parts.append(np.asarray(run(self.params, filled))[: len(part)])
+        return np.concatenate(parts)
