@@ -55,7 +55,7 @@ class Judge:
 
     def row(self, name: str, images: np.ndarray, layouts: np.ndarray | None = None) -> Row:
         true = self.layouts if layouts is None else layouts
-        mine = Confusion.of(true, self.reader(images), self.info.num_classes, self.info.void_id)
+        mine = Confusion.of(true, self.reader(images), self.info.num_classes, self.info.ignored)
         return Row(name, Confusion(parallel.summed(mine.counts)))
 
     def measured(self, name: str, images: np.ndarray) -> Row:
@@ -93,12 +93,13 @@ def evaluate(config: Experiment, method: Method, params, step: str, info: Info, 
     }
 
     rows = [judge.row("real images (upper bound)", judge.real)]
+    settings = replace(config.sample, per_layout=1)
+    run = Runner(method, settings)
     for weight in c.guidance or (config.sample.guidance,):
-        settings = replace(config.sample, guidance=weight, per_layout=1)
-        run, made = Runner(method, settings), {}
+        made = {}
         for kind, from_these in given.items():
             name = f"guidance {weight:g}" + (f", {kind}" if kind else "")
-            images = generate(run, method, params, from_these, settings, name)
+            images = generate(run.guided(weight), method, params, from_these, settings, name)
             made[kind] = pixels(images, size)
             rows.append(judge.measured(f"generated, {name}", made[kind]))
     others = parallel.share([chosen[-1], *chosen[:-1]])
@@ -108,7 +109,7 @@ def evaluate(config: Experiment, method: Method, params, step: str, info: Info, 
 
     pictures = {}
     if c.grid:
-        pictures["grid"] = Grid(method, source, config.sample, config.data, c.grid)(params)
+        pictures["grid"] = Grid(method, source, config.sample, config.data, c.grid, run)(params)
     if c.grid and c.noise:
         pictures["noise"] = noisy_grid(given, made, info, c.grid, judge)
     folder = workdir / "evaluation" / step
@@ -189,7 +190,13 @@ def build_reader(config: Experiment, info: Info, workdir: Path) -> segmenter.Rea
             if k not in ("eval_split", "cache", "workers", "edges")
         },
         "seed": config.seed,
-        "training": ["balanced", c.segmenter_steps, c.segmenter_batch, c.segmenter_width],
+        "training": [
+            f"balanced up to {segmenter.LARGEST_RATIO:g}x",
+            list(info.ignored),
+            c.segmenter_steps,
+            c.segmenter_batch,
+            c.segmenter_width,
+        ],
     }
     model = segmenter.Segmenter(info.num_classes, c.segmenter_width)
     path = local_path(
@@ -200,12 +207,12 @@ def build_reader(config: Experiment, info: Info, workdir: Path) -> segmenter.Rea
     parallel.meet()
     params, known = weights.load_weights(path)
     reads = {key: known.get(key) for key in ("classes", "training")}
-    if reads["classes"] != facts["classes"] or reads["training"][-1] != c.segmenter_width:
+    if reads["classes"] != facts["classes"] or (reads["training"] or [0])[-1] != c.segmenter_width:
         raise ConfigError(
             f"{path} is not a segmenter of {info.name}'s {info.num_classes} classes at "
             f"config.evaluate.segmenter_width={c.segmenter_width}: {reads}"
         )
-    return segmenter.Reader(model, params)
+    return segmenter.Reader(model, jax.device_put(params))
 
 
 def trained_segmenter(model: segmenter.Segmenter, config: Experiment, info: Info):
@@ -218,7 +225,7 @@ def trained_segmenter(model: segmenter.Segmenter, config: Experiment, info: Info
         progress.report(step, f"segmenter loss {loss:.3f}")
 
     counts = statistics.count(source, inputs.spread(source, COUNTED))
-    class_weights = segmenter.balanced(counts.pixels, info.void_id)
+    class_weights = segmenter.balanced(counts.pixels, info.ignored)
     with contextlib.closing(pipeline.train_iterator(source, **options)) as batches:
         return segmenter.train(model, batches, c.segmenter_steps, config.seed, class_weights, report=report)
 

@@ -7,6 +7,7 @@ contents, so neither the batch nor the number of devices nor the file's name cha
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator
+from copy import copy as shallow_copy
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -71,13 +72,14 @@ def build_times(schedule: schedules.Schedule, c: Sample) -> np.ndarray:
 
 
 def build_generate(method: Method, c: Sample, progress: Callable | None = None) -> Callable:
-    """generate(params, condition, keys, known=None, free=None, resample=1) -> uint8 [B, H, W, 3]; compiled once a shape.
+    """generate(params, condition, keys, known=None, free=None, weight=None, resample=1) -> uint8 [B, H, W, 3]; compiled
+    once a shape.
 
-    With `known` and `free` the pixels outside `free` are held at `known` through the chain.
+    With `known` and `free` the pixels outside `free` are held at `known` through the chain. weight: of guidance, as an
+    argument of the program, in place of the one in `c`.
     """
     sampler, times = build_sampler(c), build_times(method.process.schedule, c)
     choose(("mean", "all"), c.guidance_channels, "config.sample.guidance_channels")
-    guide = guidance.Guidance(c.guidance, c.guidance_channels, c.guidance_interval)
     quantile = c.quantile if c.threshold == "dynamic" else None
     thresholds = {
         "none": None,
@@ -92,7 +94,10 @@ def build_generate(method: Method, c: Sample, progress: Callable | None = None) 
             "config.sample.layout_noise is coherent, but config.layout.transition is none: layouts are not noised"
         )
 
-    def generate(params, condition, keys, known=None, free=None, resample=1):
+    def generate(params, condition, keys, known=None, free=None, weight=None, resample=1):
+        guide = guidance.Guidance(
+            c.guidance if weight is None else weight, c.guidance_channels, c.guidance_interval
+        )
         shape = (*condition["layout"].shape, method.image_channels)
         start = gaussian.sample_prior(method.process, jnp.zeros(shape), samplers.fold_in(keys, 0))
         clamp = None
@@ -185,8 +190,8 @@ class Runner:
     """Runs batches of tasks: over all local devices, each batch filled up to one compiled size."""
 
     def __init__(self, method: Method, c: Sample, resample: int = 1, progress: Callable | None = None):
-        self.generate = build_generate(method, c, progress)
-        self.batch_size, self.resample = c.batch_size, resample
+        self.generate = build_generate(method, replace(c, guidance=1.0), progress)
+        self.batch_size, self.resample, self.guidance = c.batch_size, resample, c.guidance
         devices = jax.local_devices()
         self.sharding = self.replicated = None
         if len(devices) > 1:
@@ -195,6 +200,12 @@ class Runner:
             self.sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("data"))
             self.replicated = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
 
+    def guided(self, weight: float) -> "Runner":
+        """The same programs at another weight of guidance."""
+        other = shallow_copy(self)
+        other.guidance = weight
+        return other
+
     def __call__(self, params, tasks: list[Task]) -> list[np.ndarray]:
         """The images, cut to their sizes."""
         params = jax.device_put(params, self.replicated) if self.replicated else params
@@ -202,7 +213,10 @@ class Runner:
         stack = lambda name: self._place([getattr(t, name) for t in filled])  # noqa: E731
         condition = {"layout": stack("layout"), "edges": stack("edges")}
         keys = self._put(jnp.stack([t.key for t in filled]))
-        images = self.generate(params, condition, keys, stack("known"), stack("free"), resample=self.resample)
+        weight = None if self.guidance == 1 else float(self.guidance)  # none: a program without a null pass
+        images = self.generate(
+            params, condition, keys, stack("known"), stack("free"), weight, resample=self.resample
+        )
         return [image[: t.size[0], : t.size[1]] for t, image in zip(tasks, np.asarray(images))]
 
     def _place(self, arrays: list):
@@ -212,15 +226,20 @@ class Runner:
         return jax.device_put(array, self.sharding) if self.sharding else array
 
 
+COPIES = 3  # of each layout in a grid
+
+
 class Grid:
     """A picture: layout | real | generated x 3, for layouts from all over a source. Compiled at the first call.
 
     The processes of a run share the images, and all have the picture.
     """
 
-    def __init__(self, method: Method, source: Source, c: Sample, data: Data, rows: int, copies: int = 3):
-        c = replace(c, per_layout=copies)
-        self.run, self.palette = Runner(method, c), source.info.palette
+    def __init__(
+        self, method: Method, source: Source, c: Sample, data: Data, rows: int, run: Runner | None = None
+    ):
+        c = replace(c, per_layout=COPIES)
+        self.run, self.palette = run or Runner(method, c), source.info.palette
         self.examples = [augment.squash(source[i], data.size) for i in inputs.spread(source, rows)]
         self.tasks = [list(tasks_of(method, example, c)) for example in self.examples]
 

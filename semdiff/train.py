@@ -18,7 +18,7 @@ import optax
 from flax import struct
 from jax.experimental import multihost_utils
 
-from semdiff import checkpoint, inputs, logs, method, parallel, sample
+from semdiff import checkpoint, inputs, lock, logs, method, parallel, sample
 from semdiff.config import Experiment, Optimizer, choose
 from semdiff.convert import weights
 from semdiff.data import pipeline
@@ -244,9 +244,14 @@ def prepare(config: Experiment, workdir: Path, config_name: str) -> Run:
 
 
 def train(config: Experiment, workdir: Path, config_name: str = "") -> TrainState:
-    """Train to config.train.steps, resuming from the newest checkpoint of workdir."""
-    c, main = config.train, jax.process_index() == 0
+    """Train to config.train.steps, resuming from the newest checkpoint of workdir, which is locked while it lasts."""
     workdir = checkpoint.prepare_workdir(workdir)
+    with lock.held(workdir) if jax.process_index() == 0 else contextlib.nullcontext():
+        return train_alone(config, workdir, config_name)
+
+
+def train_alone(config: Experiment, workdir: Path, config_name: str) -> TrainState:
+    c, main = config.train, jax.process_index() == 0
     run = prepare(config, workdir, config_name)
     state, strategy, checkpoints = run.state, run.strategy, run.checkpoints
     if run.start >= c.steps:

@@ -6,6 +6,7 @@ Ids are positions. Where the raw ids of an official release differ, official.py 
 from __future__ import annotations
 
 import colorsys
+import dataclasses
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -92,11 +93,17 @@ def _coloured(text: str) -> tuple[ClassInfo, ...]:
     return tuple(ClassInfo(name.strip(), (int(r), int(g), int(b))) for name, r, g, b in rows)
 
 
-# The 34 label ids that label files hold, as SDM uses them. SPADE counts the license plate too.
-CITYSCAPES = Info(name="Cityscapes", classes=_coloured(_CITYSCAPES)[:34], void_id=0, has_instances=True)
-CITYSCAPES_35 = Info(name="Cityscapes", classes=_coloured(_CITYSCAPES), void_id=0, has_instances=True)
-# The 19 classes of the benchmark, in its order: entry i is the label id of train id i.
+# The 19 classes of the benchmark, in its order: entry i is the label id of train id i. Metrics count these alone.
 CITYSCAPES_TRAIN_IDS = (7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33)
+# The 34 label ids that label files hold, as SDM uses them. SPADE counts the license plate too.
+CITYSCAPES_35 = Info(
+    name="Cityscapes",
+    classes=_coloured(_CITYSCAPES),
+    void_id=0,
+    has_instances=True,
+    scored=CITYSCAPES_TRAIN_IDS,
+)
+CITYSCAPES = dataclasses.replace(CITYSCAPES_35, classes=CITYSCAPES_35.classes[:34])
 
 # Painted in this order, a later part over an earlier one; part i is class i + 1.
 # fmt: off

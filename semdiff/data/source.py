@@ -22,7 +22,8 @@ class ClassInfo:
 class Info:
     """What the layouts of a source mean: class i is `classes[i]`.
 
-    `void_id` is left out by the metrics and is a class like any other to the network.
+    `void_id` is left out by the metrics and is a class like any other to the network; so are all others but those of
+    `scored`, where a benchmark counts but some.
     `flip_pairs` are the classes that change places when an image is mirrored (left eye, right eye).
     """
 
@@ -32,6 +33,13 @@ class Info:
     has_instances: bool = False
     has_captions: bool = False
     flip_pairs: tuple[tuple[int, int], ...] = ()
+    scored: tuple[int, ...] | None = None
+
+    @property
+    def ignored(self) -> tuple[int, ...]:
+        """Ids whose pixels the metrics leave out."""
+        counted = range(self.num_classes) if self.scored is None else self.scored
+        return tuple(i for i in range(self.num_classes) if i == self.void_id or i not in counted)
 
     @property
     def num_classes(self) -> int:

@@ -18,13 +18,14 @@ class Guidance:
     (2404.07724).
     """
 
-    weight: float = 1.0
+    weight: float | Float[Array, ""] = 1.0
     channels: Literal["mean", "all"] = "mean"
     interval: tuple[float, float] = (0.0, 1.0)
 
     @property
     def needs_null(self) -> bool:
-        return self.weight != 1.0
+        """Whether a null pass is made: always for a weight that is known only when the program runs."""
+        return not isinstance(self.weight, int | float) or self.weight != 1.0
 
     def active(self, t: Shaped[Array, ""], num_steps: int) -> Shaped[Array, ""]:
         low, high = self.interval

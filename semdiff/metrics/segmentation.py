@@ -1,5 +1,6 @@
 """How well a predicted layout agrees with the true one, from confusion counts."""
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,11 +14,12 @@ class Confusion:
 
     @classmethod
     def of(
-        cls, true: np.ndarray, read: np.ndarray, num_classes: int, ignore: int | None = None
+        cls, true: np.ndarray, read: np.ndarray, num_classes: int, ignore: Collection[int] = ()
     ) -> "Confusion":
+        """Without the pixels whose true class is one of `ignore`."""
         true, read = np.asarray(true, np.int64).ravel(), np.asarray(read, np.int64).ravel()
-        if ignore is not None:
-            true, read = true[true != ignore], read[true != ignore]
+        counted = ~np.isin(true, list(ignore))
+        true, read = true[counted], read[counted]
         counts = np.bincount(num_classes * true + read, minlength=num_classes**2)
         return cls(counts.reshape(num_classes, num_classes))
 

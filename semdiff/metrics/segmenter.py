@@ -1,7 +1,8 @@
 """A small segmenter: an encoder-decoder of three levels, trained on real pairs, to read generated images with."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import flax.linen as nn
@@ -79,13 +80,23 @@ def train(
     return params
 
 
-def balanced(pixels: np.ndarray, ignore: int | None = None) -> np.ndarray:
-    """Weights [K] between blindness to rare classes and blindness to all others: (share of the pixels)^-1/2."""
-    weights = (pixels.sum() / np.maximum(pixels, 1)) ** 0.5
-    weights[pixels == 0] = 0
-    if ignore is not None:
-        weights[ignore] = 0
-    return weights / weights.max()
+LARGEST_RATIO = 30.0  # of a class's weight to the smallest one
+
+
+def balanced(pixels: np.ndarray, ignore: Collection[int] = ()) -> np.ndarray:
+    """Weights [K] between blindness to rare classes and blindness to all others: (share of the pixels)^-1/2, but none more
+    than LARGEST_RATIO times the smallest. A class without a pixel among those counted has the largest weight, one of
+    `ignore` has 0.
+    """
+    counted = ~np.isin(np.arange(len(pixels)), list(ignore))
+    seen = counted & (pixels > 0)
+    weights = np.zeros(len(pixels))
+    if seen.any():
+        weights[seen] = pixels[seen] ** -0.5
+        weights[seen] = np.minimum(weights[seen], LARGEST_RATIO * weights[seen].min())
+        weights /= weights.max()
+    weights[counted & ~seen] = 1
+    return weights
 
 
 @dataclass(frozen=True)
@@ -97,14 +108,21 @@ class Reader:
     batch: int = 32
 
     def __call__(self, images: np.ndarray) -> np.ndarray:
-        return self._over(images, lambda params, x: jnp.argmax(self.model.apply({"params": params}, x), -1))
+        return self._over(images, self._ids)
 
     def features(self, images: np.ndarray) -> np.ndarray:
-        return self._over(images, lambda params, x: self.model.apply({"params": params}, x, features=True))
+        return self._over(images, self._features)
 
-    def _over(self, images: np.ndarray, function: Callable) -> np.ndarray:
+    @cached_property
+    def _ids(self) -> Callable:
+        return jax.jit(lambda params, x: jnp.argmax(self.model.apply({"params": params}, x), -1))
+
+    @cached_property
+    def _features(self) -> Callable:
+        return jax.jit(lambda params, x: self.model.apply({"params": params}, x, features=True))
+
+    def _over(self, images: np.ndarray, run: Callable) -> np.ndarray:
         """Part by part, each filled up to one compiled size."""
-        run = jax.jit(function)
         parts = []
         for start in range(0, max(len(images), 1), self.batch):  # of no images: nothing, in the right shape
             part = images[start : start + self.batch]
