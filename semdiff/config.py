@@ -154,7 +154,7 @@ class Sample:
     unlabelled: int = (
         -1
     )  # the value in a folder's label files that means no label; -1: every pixel has a class
-    size: tuple[int, int] = (0, 0)  # of layouts from a folder; (0, 0): their own
+    size: tuple[int, int] = (0, 0)  # of layouts from a folder; (0, 0): data.size; (-1, -1): their own
     limit: int = 0  # layouts at most; 0: all
     output: str = ""  # folder; empty: WORKDIR/samples/STEP
 

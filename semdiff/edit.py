@@ -43,6 +43,7 @@ def edit(config: Experiment, method: Method, params, weights: str, info: Info, f
     mine = parallel.share(range(len(new)))
     tasks = (task for i in mine for task in edit_tasks(method, new[i], old, c, config.sample))
     runner = Runner(method, config.sample, c.resample)
+    params = runner.placed(params)
     total = len(mine) * config.sample.per_layout
 
     run_tasks(lambda batch: runner(params, batch), runner.batch_size, tasks, total, output, c.layouts)

@@ -95,6 +95,7 @@ def evaluate(config: Experiment, method: Method, params, step: str, info: Info, 
     rows = [judge.row("real images (upper bound)", judge.real)]
     settings = replace(config.sample, per_layout=1)
     run = Runner(method, settings)
+    params = run.placed(params)
     for weight in c.guidance or (config.sample.guidance,):
         made = {}
         for kind, from_these in given.items():

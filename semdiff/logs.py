@@ -104,18 +104,18 @@ class Progress:
 class Heartbeat:
     """A sign of life from within one long computation, every so many seconds."""
 
-    def __init__(self, steps: int, every: float = 15.0):
-        self.steps, self.every = steps, every
+    def __init__(self, steps: int, every: float = 15.0, active: bool = True):
+        self.steps, self.every, self.active = steps, every, active
         self._last = time.monotonic()
 
-    def __call__(self, index):
+    def __call__(self, done: int):
         if time.monotonic() - self._last > self.every:
             self._last = time.monotonic()
-            say(f"  step {int(index) + 1}/{self.steps} of this batch")
+            say(f"  step {done}/{self.steps} of this batch", self.active)
 
 
 def say(text: str, active: bool = True):
-    if active:
+    if active and text:
         print(text, flush=True)
 
 

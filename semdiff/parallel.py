@@ -96,10 +96,17 @@ class Mesh:
         gathered.defvjp(lambda leaf: (gathered(leaf), None), back)
         return gathered(leaf)
 
-    def create_state(self, init: Callable, key):
-        """init(key), made where it will live."""
-        shardings = jax.tree.map(self._sharding, jax.eval_shape(init, key))
-        return compile_init(init, out_shardings=shardings)(key)
+    def create_state(self, init: Callable, argument):
+        """init(argument), made where it will live."""
+        shardings = jax.tree.map(self._sharding, jax.eval_shape(init, argument))
+        return compile_init(init, out_shardings=shardings)(argument)
+
+    def saved_shapes(self, init: Callable, key):
+        """What `saved_form` of a state made by init(key) is like, with nothing made."""
+        return jax.tree.map(
+            lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=self._sharding(a)),
+            jax.eval_shape(init, key),
+        )
 
     def saved_form(self, state):
         return state
@@ -147,8 +154,14 @@ class Pmap:
     def __str__(self):
         return f"pmap over {jax.device_count()} devices"
 
-    def create_state(self, init: Callable, key):
-        return self.from_saved(compile_init(init)(key))
+    def create_state(self, init: Callable, argument):
+        return self.from_saved(compile_init(init)(argument))
+
+    def saved_shapes(self, init: Callable, key):
+        place = jax.sharding.SingleDeviceSharding(self.devices[0])
+        return jax.tree.map(
+            lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=place), jax.eval_shape(init, key)
+        )
 
     def saved_form(self, state):
         return jax.tree.map(lambda a: a[0], state)

@@ -22,6 +22,11 @@ from semdiff.data.source import Info, Source
 from semdiff.diffusion import gaussian, guidance, samplers, schedules
 from semdiff.method import Method, to_pixels, to_unit
 
+# Chains of more steps than this are run so many steps at a time, and tell how far they are. A program that would call back
+# itself could not be kept in the compilation cache.
+LONG_CHAIN = 100
+SEGMENT = 50
+
 
 @dataclass(frozen=True)
 class Task:
@@ -71,35 +76,30 @@ def build_times(schedule: schedules.Schedule, c: Sample) -> np.ndarray:
     return schedules.spaced_times(schedule, c.steps, c.spacing)
 
 
-def build_generate(method: Method, c: Sample, progress: Callable | None = None) -> Callable:
+def build_generate(method: Method, c: Sample, progress: Callable[[int], None] | None = None) -> Callable:
     """generate(params, condition, keys, known=None, free=None, weight=None, resample=1) -> uint8 [B, H, W, 3]; compiled
     once a shape.
 
     With `known` and `free` the pixels outside `free` are held at `known` through the chain. weight: of guidance, as an
-    argument of the program, in place of the one in `c`.
+    argument of the program, in place of the one in `c`. A long chain is run in segments, with progress(steps done) after
+    each; the images are the same.
     """
-    sampler, times = build_sampler(c), build_times(method.process.schedule, c)
+    corrected, times = build_corrected(c), build_times(method.process.schedule, c)
     choose(("mean", "all"), c.guidance_channels, "config.sample.guidance_channels")
-    quantile = c.quantile if c.threshold == "dynamic" else None
-    thresholds = {
-        "none": None,
-        "static": guidance.threshold,
-        "dynamic": lambda x: guidance.threshold(x, quantile),
-    }
-    threshold = choose(thresholds, c.threshold, "config.sample.threshold")
-    corrected = samplers.Corrected(sampler, c.extrapolation, threshold)
     coherent = choose(("fresh", "coherent"), c.layout_noise, "config.sample.layout_noise") == "coherent"
     if coherent and method.layout_process is None:
         raise ConfigError(
             "config.sample.layout_noise is coherent, but config.layout.transition is none: layouts are not noised"
         )
 
-    def generate(params, condition, keys, known=None, free=None, weight=None, resample=1):
-        guide = guidance.Guidance(
-            c.guidance if weight is None else weight, c.guidance_channels, c.guidance_interval
-        )
+    def start(condition, keys):
         shape = (*condition["layout"].shape, method.image_channels)
-        start = gaussian.sample_prior(method.process, jnp.zeros(shape), samplers.fold_in(keys, 0))
+        x = gaussian.sample_prior(method.process, jnp.zeros(shape), samplers.fold_in(keys, 0))
+        return x, corrected.init(x)
+
+    def advance(params, condition, keys, known, free, weight, carry, first, last, resample):
+        weight = c.guidance if weight is None else weight
+        guide = guidance.Guidance(weight, c.guidance_channels, c.guidance_interval)
         clamp = None
         if known is not None:
             known, free = to_unit(known), free[..., None]
@@ -108,20 +108,43 @@ def build_generate(method: Method, c: Sample, progress: Callable | None = None) 
                 return jnp.where(free, x, gaussian.q_sample(method.process, known, s, step_keys))
 
         layout_keys = samplers.fold_in(keys, 2) if coherent else None
-        x = samplers.chain(
-            method.denoise_fn(params, condition, guide, layout_keys, c.cache_modulation),
-            method.process,
-            corrected,
-            times,
-            start,
-            samplers.fold_in(keys, 1),
-            clamp=clamp,
-            resample=resample,
-            progress=progress,
-        )
+        denoise_fn = method.denoise_fn(params, condition, guide, layout_keys, c.cache_modulation)
+        chain = (denoise_fn, method.process, corrected, times, carry, samplers.fold_in(keys, 1), first, last)
+        return samplers.segment(*chain, clamp=clamp, resample=resample)
+
+    def generate(params, condition, keys, known=None, free=None, weight=None, resample=1):
+        carry, last = start(condition, keys), len(times) - 1
+        x, _ = advance(params, condition, keys, known, free, weight, carry, 0, last, resample)
         return to_pixels(x)
 
+    begin, go_on = jax.jit(start), jax.jit(advance, static_argnames="resample")
+    finish = jax.jit(to_pixels)
+
+    def in_segments(params, condition, keys, known=None, free=None, weight=None, resample=1):
+        carry, total = begin(condition, keys), len(times) - 1
+        places = jax.tree.map(lambda a: a.sharding, carry)  # at other ones it would be another program
+        for first in range(0, total, SEGMENT):
+            last, carry = min(first + SEGMENT, total), jax.device_put(carry, places)
+            carry = go_on(params, condition, keys, known, free, weight, carry, first, last, resample=resample)
+            if progress is not None:
+                jax.block_until_ready(carry)
+                progress(last)
+        return finish(carry[0])
+
+    if len(times) - 1 > LONG_CHAIN:
+        return in_segments
     return jax.jit(generate, static_argnames="resample")
+
+
+def build_corrected(c: Sample) -> samplers.Corrected:
+    quantile = c.quantile if c.threshold == "dynamic" else None
+    thresholds = {
+        "none": None,
+        "static": guidance.threshold,
+        "dynamic": lambda x: guidance.threshold(x, quantile),
+    }
+    threshold = choose(thresholds, c.threshold, "config.sample.threshold")
+    return samplers.Corrected(build_sampler(c), c.extrapolation, threshold)
 
 
 def num_steps(c: Sample) -> int:
@@ -189,8 +212,9 @@ def batched(tasks: Iterable[Task], batch_size: int) -> Iterator[list[Task]]:
 class Runner:
     """Runs batches of tasks: over all local devices, each batch filled up to one compiled size."""
 
-    def __init__(self, method: Method, c: Sample, resample: int = 1, progress: Callable | None = None):
-        self.generate = build_generate(method, replace(c, guidance=1.0), progress)
+    def __init__(self, method: Method, c: Sample, resample: int = 1):
+        heartbeat = logs.Heartbeat(num_steps(c), active=jax.process_index() == 0)
+        self.generate = build_generate(method, replace(c, guidance=1.0), heartbeat)
         self.batch_size, self.resample, self.guidance = c.batch_size, resample, c.guidance
         devices = jax.local_devices()
         self.sharding = self.replicated = None
@@ -206,9 +230,12 @@ class Runner:
         other.guidance = weight
         return other
 
+    def placed(self, params):
+        """The weights on the devices, once for all the batches they are for."""
+        return jax.device_put(params, self.replicated or jax.local_devices()[0])
+
     def __call__(self, params, tasks: list[Task]) -> list[np.ndarray]:
-        """The images, cut to their sizes."""
-        params = jax.device_put(params, self.replicated) if self.replicated else params
+        """The images, cut to their sizes; of weights that are `placed`."""
         filled = tasks + [tasks[-1]] * (self.batch_size - len(tasks))
         stack = lambda name: self._place([getattr(t, name) for t in filled])  # noqa: E731
         condition = {"layout": stack("layout"), "edges": stack("edges")}
@@ -244,7 +271,7 @@ class Grid:
         self.tasks = [list(tasks_of(method, example, c)) for example in self.examples]
 
     def __call__(self, params) -> np.ndarray:
-        tasks = [task for row in self.tasks for task in row]
+        params, tasks = self.run.placed(params), [task for row in self.tasks for task in row]
         mine = np.zeros((len(parallel.share(tasks)), *tasks[0].size, 3), np.uint8)
         made = (self.run(params, batch) for batch in batched(parallel.share(tasks), self.run.batch_size))
         for i, image in enumerate(image for batch in made for image in batch):
@@ -354,9 +381,6 @@ def settings_of(config: Experiment, weights: str) -> dict:
     }
 
 
-# Chains of more steps than this tell how far they are; a program that calls back is not kept in the compilation cache.
-LONG_CHAIN = 100
-
 # Keys of `Sample` that choose which images are made and where, not what they look like.
 NOT_IN_IMAGE = (
     "batch_size",
@@ -375,20 +399,62 @@ def sample(config: Experiment, method: Method, params, weights: str, info: Info,
     c = config.sample
     if c.layouts:
         source = inputs.layouts_source(c.layouts, info, method.edges, c.unlabelled)
-        size = c.size if any(c.size) else None
+        size = folder_size(config)
     else:
         source, size = inputs.evaluation_source(config.data, config.seed), config.data.size
         inputs.check_same_classes(info, source.info, method.edges)
     output = Output(folder, settings_of(config, weights), info)
     mine = parallel.share(range(min(c.limit or len(source), len(source))))
-    tasks = (t for i in mine for t in tasks_of(method, source[i], c, size))
-    steps = num_steps(c)
-    run = Runner(method, c, progress=logs.Heartbeat(steps) if steps > LONG_CHAIN else None)
+    resized = Resized(size)
+    tasks = (t for i in mine for t in tasks_of(method, resized.seen(source[i]), c, size))
+    run = Runner(method, c)
+    params = run.placed(params)
     total = len(mine) * c.per_layout
     origin = c.layouts or config.data.eval_split
     run_tasks(lambda batch: run(params, batch), run.batch_size, tasks, total, output, origin)
+    resized.report()
     logs.say(f"{total} images in {output.folder}")
     return output.folder
+
+
+OWN_SIZES = (-1, -1)
+
+
+def folder_size(config: Experiment) -> tuple[int, int] | None:
+    """The size at which a folder of layouts is sampled; None: each at its own."""
+    size = config.sample.size
+    if size == OWN_SIZES:
+        return None
+    if size == (0, 0):
+        return config.data.size
+    if min(size) < 1:
+        raise ConfigError(
+            f"config.sample.size is {size}; expected (height, width), (0, 0) for config.data.size, or (-1, -1) for the "
+            "layouts' own sizes"
+        )
+    return size
+
+
+class Resized:
+    """Says which layouts are not sampled at their own size: the first as it comes, their number at the end."""
+
+    def __init__(self, size: tuple[int, int] | None):
+        self.size, self.count = size, 0
+
+    def seen(self, example: dict) -> dict:
+        own = example["layout"].shape
+        if self.size is not None and own != tuple(self.size):
+            if not self.count:
+                logs.say(
+                    f"{example['name']} is {own[0]} x {own[1]}: layouts are resized to {self.size[0]} x {self.size[1]}. "
+                    "config.sample.size sets another size, (-1, -1) keeps their own"
+                )
+            self.count += 1
+        return example
+
+    def report(self):
+        if self.count:
+            logs.say(f"{self.count} layouts were resized to {self.size[0]} x {self.size[1]}")
 
 
 def run_tasks(

@@ -93,7 +93,10 @@ class Trainer:
     config: Experiment
 
     def init(self, key) -> TrainState:
-        params = self.method.init(key, self.config.data.size)
+        return self.fresh(self.method.init(key, self.config.data.size))
+
+    def fresh(self, params) -> TrainState:
+        """The state of a run that starts from these weights."""
         zero = jnp.zeros((), jnp.int32)
         return TrainState(
             step=zero,
@@ -227,13 +230,18 @@ def prepare(config: Experiment, workdir: Path, config_name: str) -> Run:
     logs.say(logs.opening_lines(strategy, config_name, workdir, inputs.describe(source, config.data)), main)
     about = checkpoint.describe(config, inputs.identity(source.info, trainer.method.edges, rates))
     checkpoints = checkpoint.Checkpoints(workdir, c.keep, c.save_every)
-    state = strategy.create_state(trainer.init, jax.random.fold_in(jax.random.key(config.seed), 0))
-    start = checkpoints.latest() or 0
+    key, start = jax.random.fold_in(jax.random.key(config.seed), 0), checkpoints.latest() or 0
     if start:
-        state = strategy.from_saved(checkpoints.restore(start, strategy.saved_form(state), about))
+        state = strategy.from_saved(
+            checkpoints.restore(start, strategy.saved_shapes(trainer.init, key), about)
+        )
         logs.say(f"resumed at step {start} of {workdir}", main)
+        logs.say(moved_position(checkpoints.about(start)["config"], c.batch_size, start), main)
     elif c.init:
-        state = strategy.from_saved(with_weights(strategy.saved_form(state), c.init))
+        shapes = strategy.saved_shapes(trainer.init, key)
+        state = strategy.create_state(trainer.fresh, initial_weights(shapes.params, c.init))
+    else:
+        state = strategy.create_state(trainer.init, key)
     if main:
         checkpoint.write_json(workdir / "config.json", about)
     params = parallel.to_local(strategy.saved_form(state).params)
@@ -279,16 +287,17 @@ def train_alone(config: Experiment, workdir: Path, config_name: str) -> TrainSta
         for step in range(run.start + 1, c.steps + 1):
             state, metrics = train_step(state, batch, key)
             window.append(strategy.metrics(metrics))
-            last = step == c.steps or stopped(step)
+            asked_to_stop, evaluates = stopped(step), step % c.eval_every == 0 or step == c.steps
+            last = step == c.steps or asked_to_stop
             if step % c.log_every == 0 or last:
                 mean = averaged(window)
                 writer.scalars(step, {**mean, "steps_per_second": progress.rate})
                 progress.report(step, f"loss {mean['loss']:.4f}")
                 check_finite(mean, c.max_bad_steps, step)
                 checkpoints.check()
-            if step % c.save_every == 0 or last:
-                checkpoints.save(step, strategy.saved_form(state), run.about, force=last)
-            if step % c.eval_every == 0 or step == c.steps:
+            if step % c.save_every == 0 or last or evaluates:  # a run may be killed while it draws
+                checkpoints.save(step, strategy.saved_form(state), run.about, force=last or evaluates)
+            if evaluates and not asked_to_stop:
                 progress.pause(evaluator.run(step, parallel.to_local(strategy.saved_form(state).ema)))
             if last:
                 break
@@ -383,14 +392,24 @@ def check_finite(metrics: dict, limit: int, step: int):
         )
 
 
-def with_weights(state: TrainState, path: str) -> TrainState:
-    """The state with params and EMA from a weights file."""
+def initial_weights(like, path: str):
+    """Those of a file, where those of `like`, a tree of shapes, will live."""
     params, _ = weights.load_weights(local_path(path, "config.train.init"))
-    weights.check_tree(params, state.params, path)
-    placed = jax.tree.map(
-        lambda new, old: jax.device_put(jnp.asarray(new, old.dtype), old.sharding), params, state.params
+    weights.check_tree(params, like, path)
+    return jax.tree.map(lambda new, at: jax.device_put(np.asarray(new, at.dtype), at.sharding), params, like)
+
+
+def moved_position(written: dict, batch_size: int, step: int) -> str:
+    """What another batch size means for a run that goes on; the position in the data is step x batch_size."""
+    before = written["train"]["batch_size"]
+    if before == batch_size:
+        return ""
+    was, now = step * before, step * batch_size
+    follows = f"{was - now} are seen again" if now < was else f"{now - was} are left out"
+    return (
+        f"config.train.batch_size was {before} and is {batch_size}: {was} examples were seen, the run goes on at number "
+        f"{now} of the shuffled order, so {follows}"
     )
-    return state.replace(params=placed, ema=jax.tree.map(jnp.copy, placed))
 
 
 def memory_line(state, memory) -> str:

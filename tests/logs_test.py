@@ -78,9 +78,9 @@ def test_a_heartbeat_is_heard_now_and_then(monkeypatch, capsys):
     clock = [0.0]
     monkeypatch.setattr(logs.time, "monotonic", lambda: clock[0])
     beat = logs.Heartbeat(steps=1000, every=15)
-    for i in range(40):
+    for done in range(1, 41):
         clock[0] += 1
-        beat(i)
+        beat(done)
     assert capsys.readouterr().out.splitlines() == [
         "  step 16/1000 of this batch",
         "  step 32/1000 of this batch",

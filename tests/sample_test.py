@@ -51,7 +51,7 @@ def images_of(folder):
 
 def test_a_folder_of_layouts_becomes_images_labels_and_a_manifest(setting, tmp_path):
     layouts = layouts_folder(tmp_path / "in", [(8, 8), (7, 9), (8, 8)])
-    out = run(setting, tmp_path / "out", layouts=layouts, per_layout=2)
+    out = run(setting, tmp_path / "out", layouts=layouts, per_layout=2, size=(-1, -1))
     images = images_of(out)
     assert len(images) == 6
     assert images["scene_1_0.png"].shape == (7, 9, 3)  # odd sizes are padded and cut back
@@ -64,6 +64,35 @@ def test_a_folder_of_layouts_becomes_images_labels_and_a_manifest(setting, tmp_p
     assert (settings["seed"], settings["sampler"], settings["steps"]) == (0, "ancestral", 3)
     assert settings["checkpoint"] == "7/ema"
     assert len(settings["config"]) == 12
+
+
+def test_layouts_are_resized_to_the_size_trained_at_and_that_is_said(setting, tmp_path, capsys):
+    layouts = layouts_folder(tmp_path / "in", [(8, 8), (7, 9), (16, 16)])
+    out = run(setting, tmp_path / "out", layouts=layouts)
+    assert {image.shape for image in images_of(out).values()} == {(8, 8, 3)}
+    assert np.asarray(Image.open(out / "labels" / "scene_2_0.png")).shape == (8, 8)
+    printed = capsys.readouterr().out
+    assert "scene_1 is 7 x 9: layouts are resized to 8 x 8" in printed
+    assert "2 layouts were resized to 8 x 8" in printed
+    other = run(setting, tmp_path / "other", layouts=layouts, size=(4, 6), limit=1)
+    assert images_of(other)["scene_0_0.png"].shape == (4, 6, 3)
+    with pytest.raises(ConfigError, match=r"sample\.size is \(0, 8\); expected"):
+        run(setting, tmp_path / "wrong", layouts=layouts, size=(0, 8))
+
+
+def test_weights_go_to_the_device_once(setting, tmp_path, monkeypatch):
+    layouts, given, build = layouts_folder(tmp_path / "in", [(8, 8)] * 3), [], sample.build_generate
+
+    def spied(*args):
+        generate = build(*args)
+        return lambda params, *rest, **options: given.append(params) or generate(params, *rest, **options)
+
+    monkeypatch.setattr(sample, "build_generate", spied)
+    run(setting, tmp_path / "out", layouts=layouts, batch_size=1)
+    first, *others = map(jax.tree.leaves, given)
+    assert len(others) == 2
+    assert all(isinstance(leaf, jax.Array) for leaf in first)
+    assert all(a is b for leaves in others for a, b in zip(first, leaves, strict=True))
 
 
 def test_an_image_depends_on_layout_seed_and_copy_not_on_the_batch_or_the_name(setting, tmp_path):
@@ -141,6 +170,24 @@ def test_times_given_one_by_one_take_the_place_of_steps_and_spacing():
     assert len(sample.build_times(schedules.linear(), Sample(steps=7, spacing="karras"))) == 8
     with pytest.raises(ConfigError, match=r"spacing is 'odd'; choose one of even, karras"):
         sample.build_times(schedules.linear(), Sample(spacing="odd"))
+
+
+def test_a_long_chain_is_one_program_run_in_parts_and_tells_of_them(setting, monkeypatch, caplog):
+    config, spelled, params, _ = setting
+    c = replace(config.sample, steps=5)
+    rng = np.random.default_rng(0)
+    condition = {"layout": rng.integers(0, 16, (2, 8, 8)), "edges": None}
+    known, free = rng.integers(0, 256, (2, 8, 8, 3), dtype=np.uint8), rng.random((2, 8, 8)) < 0.5
+    given = (condition, jax.random.split(jax.random.key(1), 2), known, free, 2.0)
+    whole, told = sample.build_generate(spelled, c)(params, *given), []
+    monkeypatch.setattr(sample, "LONG_CHAIN", 4)
+    monkeypatch.setattr(sample, "SEGMENT", 2)
+    generate = sample.build_generate(spelled, c, told.append)
+    with jax.log_compiles(), caplog.at_level("WARNING"):
+        parts = generate(params, *given)
+    np.testing.assert_array_equal(parts, whole)
+    assert told == [2, 4, 5]
+    assert caplog.text.count("Compiling jit(advance)") == 1
 
 
 def test_eta_without_ddim_is_refused(setting):

@@ -1,6 +1,10 @@
 """The training step: what it computes, whatever the devices, micro-batches or failures."""
 
+import inspect
 import json
+import os
+import signal
+import time
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -13,6 +17,7 @@ from tiny import tiny_experiment
 
 from semdiff import parallel, train
 from semdiff.config import Experiment, Optimizer
+from semdiff.convert.weights import save_weights
 from semdiff.parallel import Collective
 
 
@@ -233,3 +238,76 @@ def test_batches_must_divide_over_devices_in_words():
         parallel.Mesh(3)
     with pytest.raises(ValueError, match="pmap strategy cannot split"):
         parallel.Pmap(2)
+
+
+def test_a_run_is_saved_before_it_is_looked_at_and_resumes_without_a_second_state(
+    tmp_path, monkeypatch, capsys
+):
+    looked = []
+
+    def look(evaluator, step, ema):
+        looked.append(step)
+        deadline = time.monotonic() + 30
+        while not (tmp_path / "checkpoints" / str(step)).exists() and time.monotonic() < deadline:
+            time.sleep(0.05)
+        assert (tmp_path / "checkpoints" / str(step)).exists()
+        if step == 2:
+            os.kill(os.getpid(), signal.SIGTERM)  # heard after the next step, which is not looked at
+        return 0.0
+
+    def resumed_at(batch_size):
+        c = replace(config.train, steps=4, batch_size=batch_size)
+        return train.train(replace(config, train=c), tmp_path)
+
+    monkeypatch.setattr(train.Evaluator, "run", look)
+    config = tiny_experiment()
+    config = replace(config, train=replace(config.train, steps=6, save_every=100, eval_every=2))
+    with pytest.raises(SystemExit) as end:
+        train.train(config, tmp_path)
+    assert end.value.code == 0
+    assert looked == [2]
+    assert (tmp_path / "checkpoints" / "3").exists()
+    saved = capsys.readouterr().out
+    assert "stopped by signal at step 3, saved" in saved
+    assert "batch_size was" not in saved
+
+    monkeypatch.setattr(parallel, "compile_init", None)  # a fresh state would need it
+    state = resumed_at(batch_size=4)
+    assert int(state.step) == 4
+    assert looked == [2, 4]
+    said = (
+        "batch_size was 8 and is 4: 24 examples were seen, the run goes on at number 12 of the shuffled order"
+    )
+    assert said in capsys.readouterr().out
+
+
+def test_a_changed_batch_size_moves_the_position_in_words():
+    written = {"train": {"batch_size": 8}}
+    assert train.moved_position(written, 8, 10) == ""
+    assert train.moved_position(written, 4, 10).endswith("so 40 are seen again")
+    assert train.moved_position(written, 12, 10).endswith("so 40 are left out")
+
+
+@pytest.mark.parametrize("strategy", ["jit", "pmap"])
+def test_a_run_from_given_weights_draws_none(strategy, trainer, state, tmp_path, monkeypatch):
+    config = tiny_experiment()
+    given = jax.tree.map(lambda a: np.asarray(a) + 1, state.params)
+    save_weights(tmp_path / "w.safetensors", given, {})
+    c = replace(config.train, strategy=strategy, init=str(tmp_path / "w.safetensors"), steps=1)
+    monkeypatch.setattr(train.Trainer, "init", only_shapes(train.Trainer.init))
+    run = train.prepare(replace(config, train=c), tmp_path, "")
+    made = run.strategy.saved_form(run.state)
+    leaves_close(made.params, given, rtol=0, atol=0)
+    leaves_close(made.ema, given, rtol=0, atol=0)
+    leaves_close(made.opt_state, state.opt_state, rtol=0, atol=0)
+    run.checkpoints.close()
+
+
+def only_shapes(init):
+    """Trainer.init, but for keys that hold numbers."""
+
+    def checked(trainer, key):
+        assert "eval_shape" in [frame.function for frame in inspect.stack()]
+        return init(trainer, key)
+
+    return checked

@@ -1,4 +1,4 @@
-"""Reverse chains. A sampler is one step t -> s; `chain` is the only loop, a `lax.scan` over any descending times.
+"""Reverse chains. A sampler is one step t -> s; `chain` is the only loop, over any descending times; `segment` a part of it.
 
 A sampler is a frozen dataclass with
     init(x)                                                  -> memory
@@ -13,7 +13,7 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, Shaped
+from jaxtyping import Array, Float, Shaped
 
 from semdiff.diffusion import gaussian, schedules
 from semdiff.diffusion.gaussian import Gaussian, Image, Keys, Prediction, Times, bcast
@@ -128,6 +128,9 @@ def _check_times(times: np.ndarray, process: Gaussian) -> None:
         )
 
 
+Clamp = Callable[[Image, Times, Keys], Image]
+
+
 def chain(
     denoise_fn: DenoiseFn,
     process: Gaussian,
@@ -136,18 +139,38 @@ def chain(
     x_start: Image,
     keys: Keys,
     *,
-    clamp: Callable[[Image, Times, Keys], Image] | None = None,
+    clamp: Clamp | None = None,
     resample: int = 1,
-    progress: Callable[[Int[Array, ""]], None] | None = None,
 ) -> Image:
     """From x at times[0] to x at times[-1] (0: data).
 
     denoise_fn(x_t, t, keys) -> Prediction, with one t for the whole batch. clamp(x_s, s, keys) overwrites what is known
     after each step; with resample > 1 each step is re-noised and repeated so that the free part can agree with the
-    clamped part (RePaint, 2201.09865). progress(i) is called on the host as step i ends.
+    clamped part (RePaint, 2201.09865).
     """
-    run = _scan(denoise_fn, process, sampler, times, x_start, keys, clamp, resample, progress, seen=False)
-    return run[0]
+    return _scan(denoise_fn, process, sampler, times, x_start, keys, clamp, resample, seen=False)[0]
+
+
+def segment(
+    denoise_fn: DenoiseFn,
+    process: Gaussian,
+    sampler: Sampler | Corrected,
+    times: np.ndarray,
+    carry,
+    keys: Keys,
+    first,
+    last,
+    *,
+    clamp: Clamp | None = None,
+    resample: int = 1,
+):
+    """Steps first .. last - 1 of `chain`: (x, memory) at times[first] -> (x, memory) at times[last].
+
+    A chain begins with (x_start, sampler.init(x_start)). first and last may be known only when the program runs, so that
+    one program, called again and again, is the chain.
+    """
+    one_step = _one_step(denoise_fn, process, sampler, times, keys, clamp, resample)
+    return jax.lax.fori_loop(first, last, lambda i, carry: one_step(carry, i)[0], carry)
 
 
 def trajectory(
@@ -159,21 +182,31 @@ def trajectory(
     keys: Keys,
 ) -> tuple[Image, Float[Array, "n b h w c"], Prediction]:
     """What `chain` goes through: (x at times[-1], x at the times before, what was predicted there)."""
-    x, (states, predictions) = _scan(
-        denoise_fn, process, sampler, times, x_start, keys, None, 1, None, seen=True
-    )
+    x, (states, predictions) = _scan(denoise_fn, process, sampler, times, x_start, keys, None, 1, seen=True)
     return x, states, predictions
 
 
-def _scan(denoise_fn, process, sampler, times, x_start, keys, clamp, resample, progress, seen):
+def _scan(denoise_fn, process, sampler, times, x_start, keys, clamp, resample, seen):
+    one_step = _one_step(denoise_fn, process, sampler, times, keys, clamp, resample)
+
+    def pass_by(carry, i):
+        carry, passed = one_step(carry, i)
+        return carry, passed if seen else None
+
+    (x, _), passed = jax.lax.scan(pass_by, (x_start, sampler.init(x_start)), jnp.arange(len(times) - 1))
+    return x, passed
+
+
+def _one_step(denoise_fn, process, sampler, times, keys, clamp, resample):
+    """(x, memory) at t = times[i], i -> (those at times[i + 1], (x, prediction) at t or, after several attempts, None)."""
     times = np.asarray(times)
     _check_times(times, process)
-    batch = x_start.shape[0]
+    at = jnp.asarray(times)
 
-    def one_step(carry, pair):
+    def one_step(carry, i):
         x, memory = carry  # every attempt at a step starts from the memory of the step before
-        i, t, s = pair
-        t_b, s_b = jnp.full((batch,), t), jnp.full((batch,), s)
+        t, s = at[i], at[i + 1]
+        t_b, s_b = jnp.full(x.shape[:1], t), jnp.full(x.shape[:1], s)
 
         def attempt(repeat, inner):
             x, _ = inner
@@ -187,15 +220,8 @@ def _scan(denoise_fn, process, sampler, times, x_start, keys, clamp, resample, p
                 x_s = jnp.where(repeat + 1 < resample, renoised, x_s)
             return (x_s, new_memory), (x, prediction)
 
-        passed = None
-        if resample > 1:
-            x, memory = jax.lax.fori_loop(0, resample, lambda *args: attempt(*args)[0], (x, memory))
-        else:
-            (x, memory), passed = attempt(0, (x, memory))
-        if progress is not None:
-            jax.debug.callback(progress, i)
-        return (x, memory), passed if seen else None
+        if resample == 1:
+            return attempt(0, (x, memory))
+        return jax.lax.fori_loop(0, resample, lambda *args: attempt(*args)[0], (x, memory)), None
 
-    steps = (jnp.arange(len(times) - 1), jnp.asarray(times[:-1]), jnp.asarray(times[1:]))
-    (x, _), passed = jax.lax.scan(one_step, (x_start, sampler.init(x_start)), steps)
-    return x, passed
+    return one_step

@@ -10,7 +10,7 @@ import pytest
 
 from semdiff.diffusion import gaussian, samplers, schedules
 from semdiff.diffusion.gaussian import Gaussian, Prediction, bcast
-from semdiff.diffusion.samplers import DDIM, Ancestral, Corrected, DPMSolver2M
+from semdiff.diffusion.samplers import DDIM, DEIS, Ancestral, Corrected, DPMSolver2M, chain, segment
 
 pytestmark = pytest.mark.usefixtures("strict_ranks", "quick_compile")
 
@@ -331,8 +331,8 @@ def recorded(process, seen):
 
 
 @pytest.mark.parametrize("resample", [1, 3])
-def test_each_attempt_of_each_step_has_its_own_keys_and_progress_is_told_once_a_step(resample):
-    process, seen, told = process_of(), [], []
+def test_each_attempt_of_each_step_has_its_own_keys(resample):
+    process, seen = process_of(), []
     times = np.array([1000, 600, 30, 2, 1, 0])
     x = run(
         process,
@@ -341,13 +341,35 @@ def test_each_attempt_of_each_step_has_its_own_keys_and_progress_is_told_once_a_
         noise(2, 2, 2, 1),
         denoise=recorded(process, seen),
         resample=resample,
-        progress=lambda i: told.append(int(i)),
     )
     x.block_until_ready()
     jax.effects_barrier()
-    assert sorted(told) == [0, 1, 2, 3, 4]
     assert sorted(t for t, _ in seen) == sorted(np.repeat(times[:-1], resample))
     assert len({keys for _, keys in seen}) == 5 * resample
+
+
+CLIP = lambda x: jnp.clip(x, -1, 1)  # noqa: E731
+
+
+@pytest.mark.parametrize("resample", [1, 2])
+@pytest.mark.parametrize("sampler", [Ancestral(), Corrected(DPMSolver2M(), 0.8, CLIP), DEIS(3)])
+def test_one_program_called_for_parts_of_a_chain_is_the_chain_to_the_bit(sampler, resample):
+    process, times = process_of(), np.array([1000, 700, 300, 90, 30, 4, 1, 0])
+    keys, start = jax.random.split(jax.random.key(3), 2), noise(2, 4, 4, 1)
+    clamp = lambda x, s, keys: x.at[:, 0].set(0.1)  # noqa: E731
+    options = {"clamp": clamp, "resample": resample}
+    denoise = exact(process)
+    whole = jax.jit(lambda x, keys: chain(denoise, process, sampler, times, x, keys, **options))
+
+    @jax.jit
+    def part(carry, keys, first, last):
+        return segment(denoise, process, sampler, times, carry, keys, first, last, **options)
+
+    carry = jax.jit(lambda x: (x, sampler.init(x)))(start)
+    for first, last in ((0, 3), (3, 6), (6, 7)):
+        carry = part(carry, keys, first, last)
+    np.testing.assert_array_equal(carry[0], whole(start, keys))
+    assert part._cache_size() == 1
 
 
 def test_real_times_within_one_integer_have_different_noise():
