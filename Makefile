@@ -1,5 +1,6 @@
 # make demo   train on drawn scenes, evaluate, and say where the pictures and the table are
 # make test   style and tests, as CI runs them
+# make check  style, kernels and the rules of who imports whom: a minute, before every commit
 # make lint   style alone
 # make format rewrite the code in the house style
 # make bench  the benchmarks
@@ -24,7 +25,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check -qq
 NEED := semdiff needs Python 3.11 or later; name one: make $(MAKECMDGOALS) PYTHON=/path/to/python3.11
 RUN := $(BIN)/python -m semdiff.main --config=configs/scenes.py --workdir=$(DEMO)
 
-.PHONY: help demo test lint format bench lock clean
+.PHONY: help demo test check lint format bench lock clean
 
 help:
 	@sed -n 's/^# \{0,1\}//p' Makefile
@@ -35,6 +36,9 @@ demo: $(INSTALLED)
 
 test: lint
 	JAX_PLATFORMS=cpu $(BIN)/python -m pytest -n $(WORKERS)
+
+check: lint
+	JAX_PLATFORMS=cpu $(BIN)/python -m pytest -n $(WORKERS) tests/diffusion tests/doors_test.py tests/docstrings_test.py
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .

@@ -1,6 +1,9 @@
-"""A 3x3 convolution over one-hot labels, against nine table look-ups: which is cheaper on this backend?
+"""What a layout costs a SPADE norm, forward and backward: table look-ups against one-hot planes, on this backend.
 
-python benchmarks/label_conv.py
+    python benchmarks/label_conv.py
+
+The whole path is timed, labels -> hidden -> gamma and beta with the gradients of all weights: alone, the first
+convolution looks cheaper than it is, since what it gives is used three times.
 """
 
 import time
@@ -9,35 +12,53 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from semdiff.models.layers import Labels, label_conv
+from semdiff.models.layers import Labels, modulation
 
 
-def milliseconds(function, *args, repeats: int = 10) -> float:
-    """The fastest of several runs: what the machine can do when nothing else wants it."""
-    jax.block_until_ready(function(*args))
-    times = []
-    for _ in range(repeats):
-        began = time.perf_counter()
-        jax.block_until_ready(function(*args))
-        times.append(time.perf_counter() - began)
-    return 1000 * min(times)
+def milliseconds(functions: dict, arguments, rounds: int = 7) -> dict:
+    """The fastest of several runs of each, in turn: what the machine can do when nothing else wants it."""
+    times = {name: [] for name in functions}
+    for function in functions.values():
+        jax.block_until_ready(function(*arguments))
+    for _ in range(rounds):
+        for name, function in functions.items():
+            began = time.perf_counter()
+            jax.block_until_ready(function(*arguments))
+            times[name].append(time.perf_counter() - began)
+    return {name: 1000 * min(values) for name, values in times.items()}
 
 
-def main(batch: int = 8, size: int = 64, hidden: int = 128):
+def compiled(method: str, labels: Labels, weight, arguments):
+    def loss(*given):
+        return (weight * modulation(labels, *given, method)).mean()
+
+    return jax.jit(jax.value_and_grad(loss, argnums=(0, 1))).lower(*arguments).compile()
+
+
+def main(batch: int = 4, height: int = 48, width: int = 64, channels: int = 128):
+    device = jax.devices()[0].device_kind
     print(
-        f"{jax.devices()[0].device_kind}, {batch} x {size} x {size}, K -> {hidden} channels, float32, milliseconds"
+        f"{device}, {batch} x {height} x {width}, K -> hidden -> {channels} channels, float32, with gradients"
     )
-    print(f"{'K':>4} {'onehot fwd':>11} {'fwd+bwd':>8} {'lookup fwd':>11} {'fwd+bwd':>8}")
+    print(
+        "| hidden | K | look-ups, ms | planes, ms | look-ups, MiB | planes, MiB |\n|---:|---:|---:|---:|---:|---:|"
+    )
     rng = np.random.default_rng(0)
-    for num_classes in (12, 64, 183):
-        labels = Labels(jnp.asarray(rng.integers(0, num_classes, (batch, size, size)), jnp.int32))
-        kernel = jnp.asarray(rng.normal(size=(3, 3, num_classes, hidden)), jnp.float32)
-        row = []
-        for method in ("onehot", "lookup"):
-            forward = jax.jit(lambda k, y, m=method: label_conv(y, k, m))
-            both = jax.jit(jax.value_and_grad(lambda k, y, m=method: (label_conv(y, k, m) ** 2).mean()))
-            row += [milliseconds(forward, kernel, labels), milliseconds(both, kernel, labels)]
-        print(f"{num_classes:>4} {row[0]:>11.1f} {row[1]:>8.1f} {row[2]:>11.1f} {row[3]:>8.1f}", flush=True)
+    normal = lambda *shape: jnp.asarray(0.1 * rng.normal(size=shape), jnp.float32)  # noqa: E731
+    for hidden in (16, 128):
+        for classes in (12, 64, 151):
+            labels = Labels(jnp.asarray(rng.integers(0, classes, (batch, height, width)), jnp.int32))
+            first = normal(3, 3, classes, hidden), normal(hidden)
+            second = normal(3, 3, hidden, channels), normal(channels)
+            weight = normal(batch, height, width, channels)
+            programs = {m: compiled(m, labels, weight, (first, second)) for m in ("lookup", "onehot")}
+            took = milliseconds(programs, (first, second))
+            room = {m: p.memory_analysis().temp_size_in_bytes / 2**20 for m, p in programs.items()}
+            print(
+                f"| {hidden} | {classes} | {took['lookup']:.1f} | {took['onehot']:.1f} | "
+                f"{room['lookup']:.0f} | {room['onehot']:.0f} |",
+                flush=True,
+            )
 
 
 if __name__ == "__main__":

@@ -143,9 +143,8 @@ class Sample:
     layout_noise: str = (
         "fresh"  # where layouts are noised: fresh at each step, or coherent: masks only ever open up
     )
-    cache_modulation: bool = (
-        False  # compute what a clean layout does to the network once a chain; costs memory
-    )
+    # compute what a clean layout does to the network once a chain, not at each step, where that takes at most 2 GiB a batch
+    cache_modulation: bool = True
     ema: bool = True  # sample with the averaged weights
     weights: str = ""  # sample with these weights (semdiff.convert) instead of a checkpoint
     batch_size: int = 8

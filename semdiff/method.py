@@ -16,6 +16,8 @@ from semdiff.config import ConfigError, Experiment, choose
 from semdiff.diffusion import categorical, class_schedules, gaussian, guidance, losses, samplers, schedules
 from semdiff.models import layers, spade_unet
 
+MODULATION_LIMIT = 2 * 2**30  # bytes of cached modulation for a batch
+
 
 @dataclass(frozen=True)
 class Method:
@@ -106,23 +108,27 @@ class Method:
         condition: dict,
         guide: guidance.Guidance,
         layout_keys=None,
-        cache_modulation: bool = False,
+        cache_modulation: bool = True,
     ) -> samplers.DenoiseFn:
         """x_t, t -> Prediction under this condition, guided.
 
         A layout process noises the layout afresh at each step; with `layout_keys`, one per example, by one noise kept
         through the chain, so that its mask only ever opens up. cache_modulation: what a condition that does not change
-        does to the network is computed here: the null condition, and a layout without a process.
+        does to the network is computed here: the null condition, and, where it takes no more than MODULATION_LIMIT of
+        memory, a layout without a process.
         """
+        _, height, width = condition["layout"].shape
+        cacheable = cache_modulation and self.network.conditioning == "spade"
+        one = spade_unet.modulation_bytes(self.network, params, height, width) if cacheable else 0
 
         def modulated(given: dict) -> dict:
-            if not cache_modulation or self.network.conditioning != "spade":
+            if not cacheable or len(given["layout"]) * one > MODULATION_LIMIT:
                 return given
             return {"modulation": self.network.apply({"params": params}, **given, method="modulation")}
 
         apply = lambda x, time, given: self.network.apply({"params": params}, x, time, **given)  # noqa: E731
         null = self.null(condition)
-        if cache_modulation and self.network.conditioning == "spade":
+        if cacheable and one <= MODULATION_LIMIT:
             null = jax.tree.map(lambda a: a[:1], null)  # the null condition is the same for all
         null = modulated(null) if guide.needs_null else None
         clean = modulated(condition) if self.layout_process is None else None

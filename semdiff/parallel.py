@@ -41,10 +41,12 @@ def to_local(tree):
 
 @dataclass(frozen=True)
 class Collective:
-    """How a step sees the other devices: mean(tree) over all of them, gather(tree) of per-example arrays."""
+    """How a step sees the other devices: mean(tree) over all of them, gather(tree) of per-example arrays; whole(params,
+    dtypes), the parameters for one pass, where each device has but its share of them."""
 
     mean: Callable = lambda tree: tree
     gather: Callable = lambda tree: tree
+    whole: Callable = lambda params, dtypes: params
 
 
 def compile_init(init: Callable, **options) -> Callable:
@@ -76,6 +78,24 @@ class Mesh:
         largest = max(dims, key=lambda d: leaf.shape[d])
         return NamedSharding(self.mesh, PartitionSpec(*[None] * largest, "fsdp"))
 
+    def _whole(self, leaf, sharding: NamedSharding, dtype):
+        """A split parameter, whole on every device, sent in the type that it is used in; its gradient is split again.
+
+        Without this XLA may leave the weights where they are and send activations around instead, which are larger.
+        """
+        if sharding.is_fully_replicated:
+            return leaf
+
+        @jax.custom_vjp
+        def gathered(leaf):
+            return jax.lax.with_sharding_constraint(leaf.astype(dtype), self.replicated)
+
+        def back(_, g):
+            return (jax.lax.with_sharding_constraint(g.astype(leaf.dtype), sharding),)
+
+        gathered.defvjp(lambda leaf: (gathered(leaf), None), back)
+        return gathered(leaf)
+
     def create_state(self, init: Callable, argument):
         """init(argument), made where it will live."""
         shardings = jax.tree.map(self._sharding, jax.eval_shape(init, argument))
@@ -99,8 +119,13 @@ class Mesh:
 
     def compile(self, step: Callable, state, batch: dict, key):
         """step(state, batch, key, collective) -> (state, metrics), ahead of time; also says what memory it takes."""
+        shardings = jax.tree.map(lambda a: a.sharding, state.params)
+
+        def whole(params, dtypes):
+            return jax.tree.map(self._whole, params, shardings, dtypes)
+
         jitted = jax.jit(
-            lambda s, b, k: step(s, b, k, Collective()),
+            lambda s, b, k: step(s, b, k, Collective(whole=whole)),
             # On CPU, writing a state in place makes XLA copy most of it first.
             donate_argnums=() if jax.default_backend() == "cpu" else 0,
             out_shardings=(jax.tree.map(lambda a: a.sharding, state), self.replicated),

@@ -113,7 +113,6 @@ def small() -> ml_collections.ConfigDict:
     config.sample.sampler = "dpmpp_2m"
     config.sample.guidance = 1.5
     config.sample.batch_size = 12
-    config.sample.cache_modulation = True
     return config
 
 

@@ -111,9 +111,11 @@ class Trainer:
     def step(self, state: TrainState, batch: dict, key, collective: Collective):
         """(state, batch, key) -> (state, metrics). An example's randomness is a function of (key, step, its slot)."""
         keys = example_keys(jax.random.fold_in(key, state.step), batch["slot"])
+        dtypes = self.method.network.compute_dtypes(state.params)
 
         def loss_of(params, part):
             batch, keys = part
+            params = collective.whole(params, dtypes)
             terms, t, weight = self.method.loss(params, batch, keys, state.time_sampler)
             return (weight * terms["loss"]).mean(), (
                 {k: v.mean() for k, v in terms.items()},

@@ -26,6 +26,15 @@ assert not already, f"imported before their shapes could be checked: {already}"
 jaxtyping.install_import_hook("semdiff.diffusion", f"{__name__}.{check_types.__name__}")
 
 
+@pytest.fixture(scope="module", autouse=True)
+def compiled_programs_are_let_go():
+    """What a module compiled is of no use to the next; kept, it fills gigabytes."""
+    import jax
+
+    yield
+    jax.clear_caches()
+
+
 @pytest.fixture
 def x64():
     """float64 arithmetic inside one test."""

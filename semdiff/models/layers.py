@@ -317,6 +317,12 @@ class Spade(nn.Module):
         return group_normalise(x, math.gcd(self.groups, self.channels)) * (1 + gamma) + beta
 
 
+def _length(a):
+    """The norm over channels, in float32; its gradient at 0 is 0."""
+    square = jnp.square(a.astype(jnp.float32)).sum(-1, keepdims=True)
+    return jnp.where(square > 0, jnp.sqrt(jnp.where(square > 0, square, 1.0)), 0.0)
+
+
 class Attention(nn.Module):
     """Self-attention over all positions, added to its input.
 
@@ -340,9 +346,7 @@ class Attention(nn.Module):
         q, k, v = jnp.moveaxis(qkv.reshape(b, h * w, self.heads, 3, width), 3, 0)  # each [B, L, heads, width]
         if self.kind == "cosine":
             alpha = self.param("alpha", nn.initializers.constant(10.0), (self.heads,))
-            q, k = (
-                a / (jnp.linalg.norm(a.astype(jnp.float32), axis=-1, keepdims=True) + 1e-6) for a in (q, k)
-            )
+            q, k = (a / (_length(a) + 1e-6) for a in (q, k))
             q = q * alpha[:, None]
         else:
             q = q * width**-0.5

@@ -102,6 +102,14 @@ class SpadeUNet(nn.Module):
         """Height and width must be multiples of this."""
         return 2 ** (len(self.multipliers) - 1)
 
+    def compute_dtypes(self, params) -> dict:
+        """The type that each part of the parameters is used in, as a tree."""
+        exact = ("time_embed", "conv_out", "norm_out")
+        return {
+            name: jax.tree.map(lambda _, x=name: jnp.float32 if x.startswith(exact) else self.dtype, part)
+            for name, part in params.items()
+        }
+
     def setup(self):
         width = 4 * self.base
         self.time_embed = [nn.Dense(width), nn.Dense(width)]

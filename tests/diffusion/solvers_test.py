@@ -60,26 +60,26 @@ def integral_over_rho(power, t, s):
     return np.trapezoid((fine / 900) ** power, table_rho(fine))
 
 
-def knows_eps(process, function):
-    """Predicts eps as a function of t, whatever x."""
+def passed(process, sampler, times, x, denoise):
+    """x at each of the times, [n, ...]."""
+
+    def all_states(x, keys):
+        end, states, _ = samplers.trajectory(denoise, process, sampler, times, x, keys)
+        return jnp.concatenate([states, end[None]])
+
+    return np.asarray(jax.jit(all_states)(x, keys_of(len(x))))
+
+
+def eps_integrals(sampler, process, times, function, powers):
+    """The change of x / alpha at each step, [steps, powers], where eps is a power of function(t), whatever x."""
 
     def denoise(x, t, keys):
-        eps = jnp.full_like(x, function(t))
+        eps = function(t) ** jnp.arange(powers)[:, None, None, None] * jnp.ones_like(x)
         return Prediction(gaussian.x0_from_eps(process, x, eps, jnp.full(x.shape[:1], t)), eps)
 
-    return denoise
-
-
-def eps_integrals(sampler, process, times, function):
-    """The change of x / alpha at each step."""
-    x = noise(1, 1, 1, 1)
-    stops = [
-        run(process, sampler, times[: i + 1], x, knows_eps(process, function)) for i in range(1, len(times))
-    ]
+    states = passed(process, sampler, times, noise(powers, 1, 1, 1), denoise)[..., 0, 0, 0]
     alpha = np.asarray(schedules.alpha(process.schedule, jnp.asarray(times)))
-    return np.diff(
-        [float(x[0, 0, 0, 0]) / alpha[0], *(float(s[0, 0, 0, 0]) / a for s, a in zip(stops, alpha[1:]))]
-    )
+    return np.diff(states / alpha[:, None], axis=0)
 
 
 @pytest.mark.parametrize("order", [1, 2, 3, 4])
@@ -87,15 +87,12 @@ def eps_integrals(sampler, process, times, function):
 def test_deis_integrates_polynomials_of_its_clock_exactly_once_it_has_the_points(x64, clock, order):
     """And one power more not."""
     process, rho_top = process_of(), table_rho(900)
-    of_t = lambda t, power: (t / 900) ** power  # noqa: E731
-    of_rho = lambda t, power: (schedules.rho(process.schedule, t) / rho_top) ** power  # noqa: E731
-    for power in range(order + 1):
-        got = eps_integrals(
-            DEIS(order, clock),
-            process,
-            IRREGULAR,
-            lambda t, p=power: (of_t if clock == "t" else of_rho)(t, p),
-        )
+    of_t = lambda t: t / 900  # noqa: E731
+    of_rho = lambda t: schedules.rho(process.schedule, t) / rho_top  # noqa: E731
+    changes = eps_integrals(
+        DEIS(order, clock), process, IRREGULAR, of_t if clock == "t" else of_rho, order + 1
+    )
+    for power, got in enumerate(changes.T):
         rho = table_rho(IRREGULAR)
         if clock == "rho":
             expected = np.diff(rho ** (power + 1)) / (power + 1) / rho_top**power
@@ -110,10 +107,10 @@ def test_ipndm_integrates_polynomials_of_rho_in_equal_steps(x64, order):
     process = process_of("cosine_log_snr")
     rho = np.linspace(3.0, 0.5, 7)
     times = level_times(process, -2 * np.log(rho))
-    for power in range(order + 1):
-        got = eps_integrals(
-            IPNDM(order), process, times, lambda t, p=power: schedules.rho(process.schedule, t) ** p
-        )
+    changes = eps_integrals(
+        IPNDM(order), process, times, lambda t: schedules.rho(process.schedule, t), order + 1
+    )
+    for power, got in enumerate(changes.T):
         off = np.abs(got / (np.diff(rho ** (power + 1)) / (power + 1)) - 1)[order - 1 :]
         assert (off < 1e-6).all() == (power < order), (power, off)
 
@@ -121,23 +118,28 @@ def test_ipndm_integrates_polynomials_of_rho_in_equal_steps(x64, order):
 LAMBDA = np.log(ABAR[IRREGULAR] / (1 - ABAR[IRREGULAR])) / 2
 
 
-def x0_integrals(sampler, process, power):
+def x0_integrals(sampler, process, powers):
     """x / sigma at each time but the first, less the integral of x_0 = lambda^power d exp(lambda) up to there."""
 
     def denoise(x, t, keys):
-        x0 = jnp.full_like(x, (schedules.log_snr(process.schedule, t) / 2) ** power)
+        half = schedules.log_snr(process.schedule, t) / 2
+        x0 = half ** jnp.asarray(powers)[:, None, None, None] * jnp.ones_like(x)
         return Prediction(x0, jnp.full_like(x, jnp.nan))
 
-    stops = [run(process, sampler, IRREGULAR[:i], jnp.zeros((1, 1, 1, 1)), denoise) for i in range(2, 8)]
-    at = np.array([float(stop[0, 0, 0, 0]) for stop in stops]) / np.sqrt(1 - ABAR[IRREGULAR[1:]])
-    exact = [integrate.quad(lambda u: u**power * np.exp(u), *ends)[0] for ends in pairwise(LAMBDA)]
-    return at - np.cumsum(exact)
+    states = passed(process, sampler, IRREGULAR, jnp.zeros((len(powers), 1, 1, 1)), denoise)[1:, :, 0, 0, 0]
+    at = states / np.sqrt(1 - ABAR[IRREGULAR[1:]])[:, None]
+    exact = [
+        [integrate.quad(lambda u, p=p: u**p * np.exp(u), *ends)[0] for p in powers]
+        for ends in pairwise(LAMBDA)
+    ]
+    return at - np.cumsum(exact, axis=0)
 
 
 @pytest.mark.parametrize("order", [1, 2, 3])
 def test_dpm_solver_integrates_polynomials_of_lambda_exactly_once_it_has_the_points(x64, order):
-    for power in range(order + 1):
-        off = np.diff(x0_integrals(DPMSolver3M(order, np.inf), process_of(), power), prepend=0)[order - 1 :]
+    integrals = x0_integrals(DPMSolver3M(order, np.inf), process_of(), range(order + 1))
+    for power, got in enumerate(integrals.T):
+        off = np.diff(got, prepend=0)[order - 1 :]
         assert (np.abs(off) < 1e-9).all() == (power < order), (power, off)
 
 
@@ -145,7 +147,7 @@ def test_dpm_solver_integrates_polynomials_of_lambda_exactly_once_it_has_the_poi
 @pytest.mark.parametrize("order", [1, 2, 3])
 def test_unipc_corrects_a_step_to_one_power_more_than_it_predicted(x64, order, max_ratio):
     """Of lambda^order the prediction lacks int prod (lambda - lambda_j) d exp(lambda); the next step has made up for it."""
-    off = x0_integrals(UniPC(order, max_ratio), process_of(), order)
+    off = x0_integrals(UniPC(order, max_ratio), process_of(), [order])[:, 0]
     lacking = np.array(
         [
             integrate.quad(

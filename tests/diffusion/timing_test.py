@@ -1,6 +1,6 @@
 """Tuned times: the shortest path by trying all, and a mixture whose flow is known."""
 
-from itertools import combinations
+from itertools import combinations, pairwise
 
 import jax
 import jax.numpy as jnp

@@ -59,6 +59,48 @@ def test_label_conv_methods_have_the_same_gradient(edges):
     np.testing.assert_allclose(*grads, atol=1e-4)
 
 
+def test_what_is_lowered_for_decides_between_planes_and_look_ups():
+    labels = labels_of(0, (1, 8, 8), 5, False)
+    program = jax.jit(lambda k: layers.label_conv(labels, k)).trace(jnp.ones((3, 3, 5, 4)))
+    text = {p: program.lower(lowering_platforms=(p,)).as_text() for p in ("cpu", "tpu")}
+    assert "stablehlo.convolution" in text["tpu"]
+    assert "stablehlo.gather" not in text["tpu"]
+    assert "stablehlo.convolution" not in text["cpu"]
+
+
+def test_look_ups_in_bfloat16_are_added_in_float32():
+    labels = labels_of(4, (2, 8, 8), 12, False)
+    kernel = np.random.default_rng(5).normal(size=(3, 3, 12, 64))
+    rounded = jnp.asarray(kernel, jnp.bfloat16)
+    exact = conv_by_hand(planes_by_hand(labels, 12), np.asarray(rounded, np.float64))
+    got = layers.label_conv(labels, rounded, "lookup")
+    assert got.dtype == jnp.bfloat16
+    np.testing.assert_array_equal(got, jnp.asarray(exact, jnp.float32).astype(jnp.bfloat16))
+
+
+@pytest.mark.parametrize("edges", [False, True])
+def test_modulation_that_is_forgotten_has_the_gradient_of_one_that_is_kept(edges):
+    labels = labels_of(6, (2, 8, 8), 5, edges)
+    labels = labels.replace(ids=labels.ids.at[0, 0, 0].set(-1))
+    rng = np.random.default_rng(7)
+    draw = lambda *shape: jnp.asarray(rng.normal(size=shape), jnp.float32)  # noqa: E731
+    first, second = (draw(3, 3, 5 + edges, 4), draw(4)), (draw(3, 3, 4, 6), draw(6))
+    weight = draw(2, 8, 8, 6)
+
+    def gradient(method):
+        value = lambda *given: (weight * layers.modulation(labels, *given, method)).sum()  # noqa: E731
+        return jax.value_and_grad(value, argnums=(0, 1))(first, second)
+
+    forgotten, kept = gradient("lookup"), gradient("onehot")
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-3), forgotten, kept)
+
+
+def test_a_bias_has_the_gradient_of_a_sum():
+    x, weight = jax.random.normal(jax.random.key(0), (2, 2, 5, 6, 3))
+    gradient = jax.grad(lambda b: (weight * layers.add_bias(x, b)).sum())(jnp.zeros(3))
+    np.testing.assert_allclose(gradient, weight.sum((0, 1, 2)), rtol=1e-5)
+
+
 def test_labels_shrink_as_nearest_resizing_does():
     ids = jnp.arange(64).reshape(1, 8, 8)
     small = Labels(ids, ids % 2).at(4)
@@ -135,6 +177,14 @@ def test_cosine_attention_does_not_see_the_length_of_queries():
     scaled["qkv"] = {"kernel": kernel.at[:, :8].multiply(7.0), "bias": bias.at[:8].multiply(7.0)}
     same = block.apply({"params": scaled}, x)
     np.testing.assert_allclose(same, block.apply({"params": params}, x), atol=1e-4)
+
+
+def test_cosine_attention_has_a_gradient_where_queries_are_zero():
+    block, params, x = attention("cosine")
+    zero = jax.tree.map(lambda a: a, params)
+    zero["qkv"] = jax.tree.map(jnp.zeros_like, params["qkv"])
+    gradient = jax.grad(lambda p: block.apply({"params": p}, x).sum())(zero)
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradient))
 
 
 def test_timestep_embedding_is_cosines_then_sines():
