@@ -108,7 +108,7 @@ class Method:
         condition: dict,
         guide: guidance.Guidance,
         layout_keys=None,
-        cache_modulation: bool = True,
+        cache_modulation: bool = False,
     ) -> samplers.DenoiseFn:
         """x_t, t -> Prediction under this condition, guided.
 
@@ -117,18 +117,18 @@ class Method:
         does to the network is computed here: the null condition, and, where it takes no more than MODULATION_LIMIT of
         memory, a layout without a process.
         """
-        _, height, width = condition["layout"].shape
         cacheable = cache_modulation and self.network.conditioning == "spade"
-        one = spade_unet.modulation_bytes(self.network, params, height, width) if cacheable else 0
 
         def modulated(given: dict) -> dict:
-            if not cacheable or len(given["layout"]) * one > MODULATION_LIMIT:
+            if not cacheable:
                 return given
-            return {"modulation": self.network.apply({"params": params}, **given, method="modulation")}
+            modulation = self.network.apply({"params": params}, **given, method="modulation")
+            takes = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(modulation))
+            return {"modulation": modulation} if takes <= MODULATION_LIMIT else given
 
         apply = lambda x, time, given: self.network.apply({"params": params}, x, time, **given)  # noqa: E731
         null = self.null(condition)
-        if cacheable and one <= MODULATION_LIMIT:
+        if cacheable:
             null = jax.tree.map(lambda a: a[:1], null)  # the null condition is the same for all
         null = modulated(null) if guide.needs_null else None
         clean = modulated(condition) if self.layout_process is None else None

@@ -317,6 +317,16 @@ def test_what_does_not_change_is_modulated_once():
     assert not m.network.modulated  # without guidance no null
 
 
+def test_a_modulation_that_takes_too_much_is_not_kept(monkeypatch):
+    """The null condition's is 64 bytes here, that of two layouts twice as much."""
+    monkeypatch.setattr(method, "MODULATION_LIMIT", 100)
+    m = spelled(network=Spy())
+    denoise = m.denoise_fn(jnp.float32(1.0), condition(), guidance.Guidance(2.0), cache_modulation=True)
+    for t in (900, 500):
+        denoise(jnp.zeros((2, 4, 4, 3)), jnp.asarray(t), keys_of(1))
+    assert [set(np.unique(layout)) for layout, _ in m.network.shown] == [{1}, {1}]
+
+
 # From a configuration
 
 
