@@ -169,7 +169,7 @@ from main_test import shared_experiment
 from semdiff import main, sample
 of_batch = sample.Runner.__call__
 
-for mode, slow in (("train", None), ("evaluate", 0), ("sample", 1), ("export", None)):
+for mode, slow in (("train", None), ("evaluate", 0), ("export", None), ("sample", 1)):
 
     def generate(run, params, tasks):
         print(f"{mode}: {len(tasks)} images", flush=True)

@@ -174,7 +174,7 @@ def test_times_given_one_by_one_take_the_place_of_steps_and_spacing():
 
 def test_a_long_chain_is_one_program_run_in_parts_and_tells_of_them(setting, monkeypatch, caplog):
     config, spelled, params, _ = setting
-    c = replace(config.sample, steps=5)
+    c = replace(config.sample, steps=5, sampler="dpmpp_2m")  # one with a memory
     rng = np.random.default_rng(0)
     condition = {"layout": rng.integers(0, 16, (2, 8, 8)), "edges": None}
     known, free = rng.integers(0, 256, (2, 8, 8, 3), dtype=np.uint8), rng.random((2, 8, 8)) < 0.5
