@@ -77,7 +77,7 @@ NAMED = {
         inputs.training_source(tiny_experiment().data, 0),
         Path("run"),
     ),
-    "config.train.init": lambda _: train.with_weights(None, REMOTE),
+    "config.train.init": lambda _: train.initial_weights(None, REMOTE),
     "config.sample.weights": lambda _: main.trained(experiment(sample={"weights": REMOTE}), Path("run")),
     "config.sample.output": lambda patch: output_of("sample", patch, sample={"output": REMOTE}),
     "config.edit.output": lambda patch: output_of("edit", patch, edit={"output": REMOTE}),
