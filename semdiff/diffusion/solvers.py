@@ -212,7 +212,6 @@ class DPMSolver2M:
 class DPMSolver3M:
     """DPM-Solver++(3M) (2211.01095): x_0 is a polynomial in lambda through the last three, integrated exactly.
 
-    The released code halves the term of the second difference, which costs it the third order; here it is whole.
     order 1 is DDIM; into the data, at infinite lambda, every order is. max_ratio: as DPMSolver2M has it.
     """
 
