@@ -129,7 +129,9 @@ class Sample:
     sampler: str = "ancestral"  # ancestral, ddim, dpmpp_2m, dpmpp_3m, unipc, ipndm, ipndm_v or deis
     order: int = 0  # of dpmpp_3m and unipc: 1 to 3; of ipndm, ipndm_v and deis: 1 to 4; 0: its own
     steps: int = 1000
-    spacing: str = "even"  # even, stride, trailing, quadratic, log_snr or karras
+    spacing: str = (
+        "even"  # even, stride, trailing, quadratic, log_snr, karras, or tuned: by --mode=tune_times
+    )
     times: tuple[float, ...] = ()  # one by one, T first, without the last 0: in place of steps and spacing
     eta: float = 0.0  # of ddim
     guidance: float = 1.5  # 1 is none
@@ -189,6 +191,13 @@ class Evaluate:
 
 
 @dataclass(frozen=True)
+class Tune:
+    steps: tuple[int, ...] = (4, 6, 8)  # numbers of steps to fit times for
+    layouts: int = 16  # of the training split, to fit them on
+    teacher: int = 100  # steps of the chain whose images are to be met
+
+
+@dataclass(frozen=True)
 class Experiment:
     seed: int = 0
     data: Data = field(default_factory=Data)
@@ -201,6 +210,7 @@ class Experiment:
     sample: Sample = field(default_factory=Sample)
     edit: Edit = field(default_factory=Edit)
     evaluate: Evaluate = field(default_factory=Evaluate)
+    tune: Tune = field(default_factory=Tune)
     compilation_cache: str = "~/.cache/semdiff/xla"  # compiled programs are kept here; empty: not kept
 
 

@@ -109,9 +109,12 @@ class Heartbeat:
         self._last = time.monotonic()
 
     def __call__(self, done: int):
+        self.say(f"  step {done}/{self.steps} of this batch")
+
+    def say(self, text: str):
         if time.monotonic() - self._last > self.every:
             self._last = time.monotonic()
-            say(f"  step {done}/{self.steps} of this batch", self.active)
+            say(text, self.active)
 
 
 def say(text: str, active: bool = True):

@@ -11,7 +11,7 @@ import jax
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from semdiff import checkpoint, edit, evaluate, inputs, logs, method, parallel, sample, stats, train
+from semdiff import checkpoint, edit, evaluate, inputs, logs, method, parallel, sample, stats, train, tune
 from semdiff.checkpoint import CheckpointError
 from semdiff.compilation import use_cache
 from semdiff.config import Experiment, as_dict, parse
@@ -19,7 +19,7 @@ from semdiff.convert import weights as weight_files
 from semdiff.paths import local_path
 
 DISK_IS_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-MODES = ("train", "sample", "edit", "evaluate", "export", "stats", "noise")
+MODES = ("train", "sample", "edit", "evaluate", "tune_times", "export", "stats", "noise")
 
 CONFIG = config_flags.DEFINE_config_file("config", help_string="What to run: a file of configs/.")
 WORKDIR = flags.DEFINE_string("workdir", None, "Where checkpoints, logs and pictures go.", required=True)
@@ -34,18 +34,20 @@ PROCESS = flags.DEFINE_integer("process", None, "Which of them this is, from 0."
 
 
 def trained(config: Experiment, workdir: Path):
-    """(method, weights, their name, classes) to sample with: a weights file's, else those of the newest checkpoint."""
+    """(method, weights, their name, classes, tuned times) to sample with: a weights file's, else the newest checkpoint's."""
+    tuned = tune.entries_of(workdir)
     source = inputs.training_source(config.data, config.seed)
     info, rates = source.info, inputs.class_rates(config, source, workdir)
     spelled = method.build(config, info.num_classes, info.has_instances, rates)
     like = jax.eval_shape(lambda key: spelled.init(key, config.data.size), jax.random.key(0))
     if config.sample.weights:
         path = local_path(config.sample.weights, "config.sample.weights")
-        params, _ = weight_files.load_weights(path)
+        params, metadata = weight_files.load_weights(path)
         weight_files.check_tree(params, like, path)
         with open(path, "rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()[:8]
-        return spelled, jax.tree.map(jax.numpy.asarray, params), f"{path.stem}-{digest}", info
+        params, name = jax.tree.map(jax.numpy.asarray, params), f"{path.stem}-{digest}"
+        return spelled, params, name, info, metadata.get("times", []) + tuned
     checkpoints = checkpoint.Checkpoints(workdir)
     step = checkpoints.latest()
     if step is None:
@@ -56,14 +58,14 @@ def trained(config: Experiment, workdir: Path):
     name = "ema" if config.sample.ema else "params"
     params = checkpoints.restore_weights(step, like, about, name)
     logs.say(f"weights: {name} of step {step}, {checkpoints.directory}", jax.process_index() == 0)
-    return spelled, params, f"{step}/{name}", info
+    return spelled, params, f"{step}/{name}", info, tuned
 
 
 def run(config: Experiment, workdir: Path, mode: str, name: str):
     if config.compilation_cache:
         use_cache(config.compilation_cache)
     if mode == "train":
-        train.train(config, workdir, name)
+        train.train(tune.resolved(config, tune.entries_of(workdir)), workdir, name)
     elif mode in ("stats", "noise"):
         stats.stats(config, workdir) if mode == "stats" else stats.corrupt(config, workdir)
     else:
@@ -73,7 +75,9 @@ def run(config: Experiment, workdir: Path, mode: str, name: str):
 
 def use(config: Experiment, workdir: Path, mode: str):
     """What is done with trained weights."""
-    spelled, params, weights, info = trained(config, workdir)
+    spelled, params, weights, info, tuned = trained(config, workdir)
+    if mode not in ("tune_times", "export"):
+        config = tune.resolved(config, tuned, weights)
     if mode == "sample":
         folder = local_path(config.sample.output or workdir / "samples" / weights, "config.sample.output")
         sample.sample(config, spelled, params, weights, info, folder)
@@ -82,9 +86,12 @@ def use(config: Experiment, workdir: Path, mode: str):
         edit.edit(config, spelled, params, weights, info, folder)
     elif mode == "evaluate":
         evaluate.evaluate(config, spelled, params, weights, info, workdir)
+    elif mode == "tune_times":
+        tune.tune(config, spelled, params, weights, info, workdir)
     elif jax.process_index() == 0:
         path = checkpoint.prepare_workdir(workdir) / f"weights-{weights.replace('/', '-')}.safetensors"
-        weight_files.save_weights(path, params, {"config": as_dict(config), "classes": list(info.names)})
+        facts = {"config": as_dict(config), "classes": list(info.names), "times": tuned}
+        weight_files.save_weights(path, params, facts)
         logs.say(f"weights: {path}")
 
 

@@ -70,10 +70,74 @@ def build_sampler(c: Sample) -> samplers.Sampler:
 
 def build_times(schedule: schedules.Schedule, c: Sample) -> np.ndarray:
     """The times of the chain: as listed, else as many steps so spaced."""
-    choose(schedules.SPACINGS, c.spacing, "config.sample.spacing")
+    choose((*schedules.SPACINGS, "tuned"), c.spacing, "config.sample.spacing")
     if c.times:
         return schedules.given_times(schedule, c.times)
+    if c.spacing == "tuned":
+        raise ConfigError(
+            "config.sample.spacing is tuned, but no times were tuned for these weights: --mode=tune_times does it"
+        )
     return schedules.spaced_times(schedule, c.steps, c.spacing)
+
+
+@dataclass(frozen=True)
+class Chain:
+    """A method's chain as `c` wants it, in parts that are compiled as one or apart."""
+
+    method: Method
+    c: Sample
+    corrected: samplers.Corrected
+
+    @classmethod
+    def build(cls, method: Method, c: Sample) -> "Chain":
+        choose(("mean", "all"), c.guidance_channels, "config.sample.guidance_channels")
+        choose(("fresh", "coherent"), c.layout_noise, "config.sample.layout_noise")
+        if c.layout_noise == "coherent" and method.layout_process is None:
+            raise ConfigError(
+                "config.sample.layout_noise is coherent, but config.layout.transition is none: layouts are not noised"
+            )
+        return cls(method, c, build_corrected(c))
+
+    def start(self, condition, keys):
+        """(x, the sampler's memory) at the first time."""
+        shape = (*condition["layout"].shape, self.method.image_channels)
+        x = gaussian.sample_prior(self.method.process, jnp.zeros(shape), samplers.fold_in(keys, 0))
+        return x, self.corrected.init(x)
+
+    def advance(
+        self,
+        params,
+        condition,
+        keys,
+        carry,
+        times,
+        first,
+        last,
+        *,
+        known=None,
+        free=None,
+        weight=None,
+        resample=1,
+    ):
+        """Steps first .. last - 1 over the times."""
+        clamp = None
+        if known is not None:
+            known, free = to_unit(known), free[..., None]
+
+            def clamp(x, s, step_keys):
+                return jnp.where(free, x, gaussian.q_sample(self.method.process, known, s, step_keys))
+
+        chain = (self.method.process, self.corrected, times, carry, samplers.fold_in(keys, 1), first, last)
+        denoise_fn = self.denoise_fn(params, condition, keys, weight)
+        return samplers.segment(denoise_fn, *chain, clamp=clamp, resample=resample)
+
+    def denoise_fn(self, params, condition, keys, weight=None) -> samplers.DenoiseFn:
+        c = self.c
+        guide = guidance.Guidance(
+            c.guidance if weight is None else weight, c.guidance_channels, c.guidance_interval
+        )
+        layout_keys = samplers.fold_in(keys, 2) if c.layout_noise == "coherent" else None
+        return self.method.denoise_fn(params, condition, guide, layout_keys, c.cache_modulation)
 
 
 def build_generate(method: Method, c: Sample, progress: Callable[[int], None] | None = None) -> Callable:
@@ -84,54 +148,33 @@ def build_generate(method: Method, c: Sample, progress: Callable[[int], None] | 
     argument of the program, in place of the one in `c`. A long chain is run in segments, with progress(steps done) after
     each; the images are the same.
     """
-    corrected, times = build_corrected(c), build_times(method.process.schedule, c)
-    choose(("mean", "all"), c.guidance_channels, "config.sample.guidance_channels")
-    coherent = choose(("fresh", "coherent"), c.layout_noise, "config.sample.layout_noise") == "coherent"
-    if coherent and method.layout_process is None:
-        raise ConfigError(
-            "config.sample.layout_noise is coherent, but config.layout.transition is none: layouts are not noised"
-        )
+    chain, times = Chain.build(method, c), build_times(method.process.schedule, c)
+    total = len(times) - 1
 
-    def start(condition, keys):
-        shape = (*condition["layout"].shape, method.image_channels)
-        x = gaussian.sample_prior(method.process, jnp.zeros(shape), samplers.fold_in(keys, 0))
-        return x, corrected.init(x)
-
-    def advance(params, condition, keys, known, free, weight, carry, first, last, resample):
-        weight = c.guidance if weight is None else weight
-        guide = guidance.Guidance(weight, c.guidance_channels, c.guidance_interval)
-        clamp = None
-        if known is not None:
-            known, free = to_unit(known), free[..., None]
-
-            def clamp(x, s, step_keys):
-                return jnp.where(free, x, gaussian.q_sample(method.process, known, s, step_keys))
-
-        layout_keys = samplers.fold_in(keys, 2) if coherent else None
-        denoise_fn = method.denoise_fn(params, condition, guide, layout_keys, c.cache_modulation)
-        chain = (denoise_fn, method.process, corrected, times, carry, samplers.fold_in(keys, 1), first, last)
-        return samplers.segment(*chain, clamp=clamp, resample=resample)
+    def advance(params, condition, keys, carry, first, last, given, resample):
+        return chain.advance(params, condition, keys, carry, times, first, last, **given, resample=resample)
 
     def generate(params, condition, keys, known=None, free=None, weight=None, resample=1):
-        carry, last = start(condition, keys), len(times) - 1
-        x, _ = advance(params, condition, keys, known, free, weight, carry, 0, last, resample)
-        return to_pixels(x)
+        given = {"known": known, "free": free, "weight": weight}
+        carry = chain.start(condition, keys)
+        return to_pixels(advance(params, condition, keys, carry, 0, total, given, resample)[0])
 
-    begin, go_on = jax.jit(start), jax.jit(advance, static_argnames="resample")
+    begin, go_on = jax.jit(chain.start), jax.jit(advance, static_argnames="resample")
     finish = jax.jit(to_pixels)
 
     def in_segments(params, condition, keys, known=None, free=None, weight=None, resample=1):
-        carry, total = begin(condition, keys), len(times) - 1
+        given = {"known": known, "free": free, "weight": weight}
+        carry = begin(condition, keys)
         places = jax.tree.map(lambda a: a.sharding, carry)  # at other ones it would be another program
         for first in range(0, total, SEGMENT):
             last, carry = min(first + SEGMENT, total), jax.device_put(carry, places)
-            carry = go_on(params, condition, keys, known, free, weight, carry, first, last, resample=resample)
+            carry = go_on(params, condition, keys, carry, first, last, given, resample=resample)
             if progress is not None:
                 jax.block_until_ready(carry)
                 progress(last)
         return finish(carry[0])
 
-    if len(times) - 1 > LONG_CHAIN:
+    if total > LONG_CHAIN:
         return in_segments
     return jax.jit(generate, static_argnames="resample")
 
@@ -149,6 +192,15 @@ def build_corrected(c: Sample) -> samplers.Corrected:
 
 def num_steps(c: Sample) -> int:
     return len(c.times) or c.steps
+
+
+def passes(method: Method, c: Sample) -> int:
+    """How often the network is asked for an image: at each step, and again where guidance asks for the null condition."""
+    guide = guidance.Guidance(c.guidance, c.guidance_channels, c.guidance_interval)
+    times = build_times(method.process.schedule, c)[:-1]
+    if not guide.needs_null:
+        return len(times)
+    return len(times) + sum(bool(guide.active(jnp.asarray(t), method.process.num_steps)) for t in times)
 
 
 def image_key(seed: int, copy: int, *arrays: np.ndarray | None):
@@ -410,6 +462,9 @@ def sample(config: Experiment, method: Method, params, weights: str, info: Info,
     run = Runner(method, c)
     params = run.placed(params)
     total = len(mine) * c.per_layout
+    logs.say(
+        f"chains:  {num_steps(c)} steps of {c.sampler}, {passes(method, c)} passes of the network an image"
+    )
     origin = c.layouts or config.data.eval_split
     run_tasks(lambda batch: run(params, batch), run.batch_size, tasks, total, output, origin)
     resized.report()

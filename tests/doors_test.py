@@ -11,7 +11,15 @@ import pytest
 
 PACKAGE = Path(__file__).resolve().parent.parent / "semdiff"
 ROOMS = ("diffusion", "models", "data", "metrics", "convert")
-JOINERS = ("method", "train", "sample", "evaluate", "stats", "main")  # what may use more than one room
+JOINERS = (
+    "method",
+    "train",
+    "sample",
+    "evaluate",
+    "stats",
+    "tune",
+    "main",
+)  # what may use more than one room
 
 # Room -> the modules of semdiff that it may use. `draw` is a leaf: it uses none.
 OPEN_TO = {

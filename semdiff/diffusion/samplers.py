@@ -155,7 +155,7 @@ def segment(
     denoise_fn: DenoiseFn,
     process: Gaussian,
     sampler: Sampler | Corrected,
-    times: np.ndarray,
+    times: np.ndarray | Shaped[Array, " n"],
     carry,
     keys: Keys,
     first,
@@ -166,8 +166,8 @@ def segment(
 ):
     """Steps first .. last - 1 of `chain`: (x, memory) at times[first] -> (x, memory) at times[last].
 
-    A chain begins with (x_start, sampler.init(x_start)). first and last may be known only when the program runs, so that
-    one program, called again and again, is the chain.
+    A chain begins with (x_start, sampler.init(x_start)). first, last and, as an array of jax, times may be known only when
+    the program runs, so that one program, called again and again, is the chain, or any chain. Such times are not checked.
     """
     one_step = _one_step(denoise_fn, process, sampler, times, keys, clamp, resample)
     return jax.lax.fori_loop(first, last, lambda i, carry: one_step(carry, i)[0], carry)
@@ -199,8 +199,8 @@ def _scan(denoise_fn, process, sampler, times, x_start, keys, clamp, resample, s
 
 def _one_step(denoise_fn, process, sampler, times, keys, clamp, resample):
     """(x, memory) at t = times[i], i -> (those at times[i + 1], (x, prediction) at t or, after several attempts, None)."""
-    times = np.asarray(times)
-    _check_times(times, process)
+    if not isinstance(times, jax.Array):
+        _check_times(np.asarray(times), process)
     at = jnp.asarray(times)
 
     def one_step(carry, i):

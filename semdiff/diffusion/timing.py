@@ -20,10 +20,15 @@ States = Float[Array, "n b h w c"]
 
 
 def teach(
-    denoise_fn: samplers.DenoiseFn, process: Gaussian, times: np.ndarray, x_start: Image, keys: Keys
+    denoise_fn: samplers.DenoiseFn,
+    process: Gaussian,
+    times: np.ndarray,
+    x_start: Image,
+    keys: Keys,
+    sampler: samplers.Sampler | samplers.Corrected,
 ) -> tuple[States, Prediction]:
-    """The states of DDIM at all candidate times, the last (0) included, and what it predicted at all but that."""
-    end, states, predictions = samplers.trajectory(denoise_fn, process, samplers.DDIM(), times, x_start, keys)
+    """A one-step sampler's states at all candidate times, the last (0) included, and what was predicted at all but that."""
+    end, states, predictions = samplers.trajectory(denoise_fn, process, sampler, times, x_start, keys)
     return jnp.concatenate([states, end[None]]), predictions
 
 

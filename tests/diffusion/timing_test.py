@@ -75,7 +75,7 @@ def test_tuned_times_beat_every_spacing(steps):
     """DDIM by the shortest path alone; a solver that remembers after a descent from there."""
     process, x, error_of = setup()
     keys = jax.random.split(jax.random.key(0), 1)
-    teach = jax.jit(lambda x: timing.teach(mixture.exact(process), process, CANDIDATES, x, keys))
+    teach = jax.jit(lambda x: timing.teach(mixture.exact(process), process, CANDIDATES, x, keys, DDIM()))
     states, predictions = teach(x)
     cost = timing.step_errors(process, CANDIDATES, states, predictions)
     tuned = CANDIDATES[timing.best_times(cost, steps)]
@@ -97,7 +97,7 @@ def test_the_error_of_a_step_is_that_of_ddim():
     """From a teacher's state, by the sampler itself; of its own steps there is none."""
     process, x, _ = setup()
     times, keys = np.array([1000, 700, 300, 0]), jax.random.split(jax.random.key(0), 1)
-    states, predictions = timing.teach(mixture.exact(process), process, times, x, keys)
+    states, predictions = timing.teach(mixture.exact(process), process, times, x, keys, DDIM())
     cost = timing.step_errors(process, times, states, predictions)
     np.testing.assert_allclose(np.diag(cost, 1), 0, atol=1e-5)
     assert np.isinf(cost[np.tril_indices(4)]).all()
