@@ -45,6 +45,15 @@ def x64():
 
 
 @pytest.fixture
+def x32():
+    """float32 arithmetic, also where all other tests run in float64: JAX_ENABLE_X64=1 make check."""
+    import jax
+
+    with jax.enable_x64(False):
+        yield
+
+
+@pytest.fixture
 def strict_ranks():
     """No silent broadcasting between ranks: a [B] that meets a [B, H, W, C] is an error."""
     import jax

@@ -258,6 +258,13 @@ def test_a_run_is_saved_before_it_is_looked_at_and_resumes_without_a_second_stat
         c = replace(config.train, steps=4, batch_size=batch_size)
         return train.train(replace(config, train=c), tmp_path)
 
+    def guarded(*arguments):
+        """Steps move nothing between host and device: what goes there is placed beforehand, what comes back is asked for."""
+        step = compiled(*arguments)
+        return lambda *given: jax.transfer_guard("disallow")(step)(*given)
+
+    compiled = train.compiled
+    monkeypatch.setattr(train, "compiled", guarded)
     monkeypatch.setattr(train.Evaluator, "run", look)
     config = tiny_experiment()
     config = replace(config, train=replace(config.train, steps=6, save_every=100, eval_every=2))

@@ -159,7 +159,7 @@ def test_transition_from_data_and_to_itself(name):
 
 
 @pytest.mark.parametrize("name", sorted(BETAS))
-def test_float32_keeps_small_variances(name):
+def test_float32_keeps_small_variances(name, x32):
     """1 - abar in float32 would be wrong in the fourth digit at t = 1."""
     schedule = schedules.SCHEDULES[name](1000)
     betas = BETAS[name](1000)
