@@ -13,7 +13,16 @@ import jax.numpy as jnp
 import numpy as np
 
 from semdiff.config import ConfigError, Experiment, choose
-from semdiff.diffusion import categorical, class_schedules, gaussian, guidance, losses, samplers, schedules
+from semdiff.diffusion import (
+    categorical,
+    class_schedules,
+    gaussian,
+    guidance,
+    joint,
+    losses,
+    samplers,
+    schedules,
+)
 from semdiff.models import layers, spade_unet
 
 MODULATION_LIMIT = 2 * 2**30  # bytes of cached modulation for a batch
@@ -110,7 +119,7 @@ class Method:
         layout_keys=None,
         cache_modulation: bool = False,
     ) -> samplers.DenoiseFn:
-        """x_t, t -> Prediction under this condition, guided.
+        """State, t -> Prediction under this condition, guided.
 
         A layout process noises the layout afresh at each step; with `layout_keys`, one per example, by one noise kept
         through the chain, so that its mask only ever opens up. cache_modulation: what a condition that does not change
@@ -134,8 +143,8 @@ class Method:
         clean = modulated(condition) if self.layout_process is None else None
         kept = None if layout_keys is None else self.layout_noise(condition["layout"], layout_keys)
 
-        def denoise(x, t, keys):
-            times = jnp.full((x.shape[0],), t)
+        def denoise(state: joint.State, t, keys) -> joint.Prediction:
+            x, times = state.image, jnp.full((state.batch,), t)
             given = clean
             if given is None:
                 noise = kept if kept is not None else self.layout_noise(condition["layout"], keys)
@@ -148,7 +157,7 @@ class Method:
                     lambda: guide.combine(output, apply(x, network_time, null), self.image_channels),
                     lambda: output,
                 )
-            return gaussian.predict(self.process, output, x, times)
+            return joint.Prediction(gaussian.predict(self.process, output, x, times))
 
         return denoise
 

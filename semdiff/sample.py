@@ -19,7 +19,7 @@ from semdiff import draw, inputs, logs, parallel
 from semdiff.config import ConfigError, Data, Experiment, Sample, as_dict, choose, fingerprint
 from semdiff.data import augment
 from semdiff.data.source import Info, Source
-from semdiff.diffusion import gaussian, guidance, samplers, schedules
+from semdiff.diffusion import guidance, joint, samplers, schedules
 from semdiff.method import Method, to_pixels, to_unit
 
 # Chains of more steps than this are run so many steps at a time, and tell how far they are. A program that would call back
@@ -86,7 +86,7 @@ class Chain:
 
     method: Method
     c: Sample
-    corrected: samplers.Corrected
+    sampler: samplers.Joint
 
     @classmethod
     def build(cls, method: Method, c: Sample) -> "Chain":
@@ -96,13 +96,18 @@ class Chain:
             raise ConfigError(
                 "config.sample.layout_noise is coherent, but config.layout.transition is none: layouts are not noised"
             )
-        return cls(method, c, build_corrected(c))
+        return cls(method, c, samplers.Joint(build_corrected(c)))
 
     def start(self, condition, keys):
-        """(x, the sampler's memory) at the first time."""
+        """(state, the sampler's memory) at the first time."""
         shape = (*condition["layout"].shape, self.method.image_channels)
-        x = gaussian.sample_prior(self.method.process, jnp.zeros(shape), samplers.fold_in(keys, 0))
-        return x, self.corrected.init(x)
+        like = joint.State(jnp.zeros(shape))
+        state = joint.sample_prior(self.process, like, samplers.fold_in(keys, 0))
+        return state, self.sampler.init(state)
+
+    @property
+    def process(self) -> joint.Process:
+        return joint.Process(self.method.process)
 
     def advance(
         self,
@@ -122,12 +127,13 @@ class Chain:
         """Steps first .. last - 1 over the times."""
         clamp = None
         if known is not None:
-            known, free = to_unit(known), free[..., None]
+            known, free = joint.State(to_unit(known)), free[..., None]
 
-            def clamp(x, s, step_keys):
-                return jnp.where(free, x, gaussian.q_sample(self.method.process, known, s, step_keys))
+            def clamp(state, s, step_keys):
+                noised = joint.q_sample(self.process, known, s, step_keys)
+                return joint.State(jnp.where(free, state.image, noised.image))
 
-        chain = (self.method.process, self.corrected, times, carry, samplers.fold_in(keys, 1), first, last)
+        chain = (self.process, self.sampler, times, carry, samplers.fold_in(keys, 1), first, last)
         denoise_fn = self.denoise_fn(params, condition, keys, weight)
         return samplers.segment(denoise_fn, *chain, clamp=clamp, resample=resample)
 
@@ -157,7 +163,7 @@ def build_generate(method: Method, c: Sample, progress: Callable[[int], None] | 
     def generate(params, condition, keys, known=None, free=None, weight=None, resample=1):
         given = {"known": known, "free": free, "weight": weight}
         carry = chain.start(condition, keys)
-        return to_pixels(advance(params, condition, keys, carry, 0, total, given, resample)[0])
+        return to_pixels(advance(params, condition, keys, carry, 0, total, given, resample)[0].image)
 
     begin, go_on = jax.jit(chain.start), jax.jit(advance, static_argnames="resample")
     finish = jax.jit(to_pixels)
@@ -172,7 +178,7 @@ def build_generate(method: Method, c: Sample, progress: Callable[[int], None] | 
             if progress is not None:
                 jax.block_until_ready(carry)
                 progress(last)
-        return finish(carry[0])
+        return finish(carry[0].image)
 
     if total > LONG_CHAIN:
         return in_segments

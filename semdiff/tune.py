@@ -142,7 +142,7 @@ class Chains:
 
     def _whole(self, params, condition, keys, times, count):
         carry = self.chain.start(condition, keys)
-        return jnp.clip(self.chain.advance(params, condition, keys, carry, times, 0, count)[0], -1, 1)
+        return jnp.clip(self.chain.advance(params, condition, keys, carry, times, 0, count)[0].image, -1, 1)
 
     def images(self, times: np.ndarray) -> np.ndarray:
         """Where the chains over these times end, in [-1, 1]."""
@@ -175,16 +175,16 @@ class Taught:
 def teach(chains: Chains, steps: int) -> Taught:
     """DDIM over many times, denser near the data, of the first batch."""
     process, chain = chains.method.process, chains.chain
+    corrected = replace(chain.sampler.image, sampler=samplers.DDIM(), extrapolation=0.0)
     times = schedules.spaced_times(process.schedule, steps, "quadratic")
     condition, keys = chains.batches[0]
     logs.say(f"{len(keys)} layouts, {steps} steps of DDIM to imitate")
 
     @jax.jit
     def run(params, condition, keys):
-        x, _ = chain.start(condition, keys)
-        denoise_fn = chain.denoise_fn(params, condition, keys)
-        teacher = replace(chain.corrected, sampler=samplers.DDIM(), extrapolation=0.0)
-        return timing.teach(denoise_fn, process, times, x, samplers.fold_in(keys, 1), teacher)
+        start, _ = chain.start(condition, keys)
+        denoise_fn, step_keys = chain.denoise_fn(params, condition, keys), samplers.fold_in(keys, 1)
+        return timing.teach(denoise_fn, chain.process, times, start, step_keys, samplers.Joint(corrected))
 
     states, predictions = run(chains.params, condition, keys)
     cost = timing.step_errors(process, times, states, predictions)

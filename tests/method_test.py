@@ -11,6 +11,7 @@ from tiny import tiny_experiment
 
 from semdiff import config, method
 from semdiff.diffusion import categorical, class_schedules, gaussian, guidance, schedules
+from semdiff.diffusion.joint import State
 from semdiff.diffusion.losses import UniformTime
 from semdiff.method import Method
 
@@ -84,7 +85,7 @@ def raw_output(guide, t=500):
     """The network's guided output, through a process that hands it on: eps is read directly."""
     m = spelled()
     denoise = m.denoise_fn(jnp.float32(1.0), condition(), guide)
-    return denoise(jnp.zeros((2, 4, 4, 3)), jnp.asarray(t), keys())
+    return denoise(State(jnp.zeros((2, 4, 4, 3))), jnp.asarray(t), keys()).image
 
 
 def test_guidance_moves_from_null_towards_the_condition():
@@ -242,7 +243,7 @@ def layouts_at(m, given, times, step_keys, **options):
     denoise = m.denoise_fn(jnp.float32(1.0), given, guidance.Guidance(1.0), **options)
     before = len(m.network.shown)
     for t, key in zip(times, step_keys):
-        denoise(jnp.zeros((*given["layout"].shape, 3)), jnp.asarray(t), key)
+        denoise(State(jnp.zeros((*given["layout"].shape, 3))), jnp.asarray(t), key)
     for _, edges in m.network.shown[before:]:
         np.testing.assert_array_equal(edges, given["edges"])
     return [layout for layout, _ in m.network.shown[before:]]
@@ -294,7 +295,7 @@ def test_a_masked_pixel_is_guided_away_from_null(cached):
     given = {"layout": jnp.ones((2, 8, 8), jnp.int32), "edges": jnp.zeros((2, 8, 8), jnp.uint8)}
     denoise = m.denoise_fn(jnp.float32(1.0), given, guidance.Guidance(weight), cache_modulation=cached)
     for key in keys_of(0, 1):
-        eps = np.asarray(denoise(jnp.zeros((2, 8, 8, 3)), jnp.asarray(995), key).eps)
+        eps = np.asarray(denoise(State(jnp.zeros((2, 8, 8, 3))), jnp.asarray(995), key).image.eps)
         shown = next(layout for layout, _ in reversed(m.network.shown) if not (layout == NULL).all())
         assert set(np.unique(shown)) == {1, MASK}
         np.testing.assert_allclose(
@@ -308,7 +309,7 @@ def test_what_does_not_change_is_modulated_once():
     for m, expected in ((noising(), [NULL]), (spelled(network=Spy()), [NULL, 1])):
         denoise = m.denoise_fn(jnp.float32(1.0), given, guide, cache_modulation=True)
         for t, key in zip((900, 500, 100), keys_of(1, 2, 3)):
-            denoise(jnp.zeros((2, 4, 4, 3)), jnp.asarray(t), key)
+            denoise(State(jnp.zeros((2, 4, 4, 3))), jnp.asarray(t), key)
         assert [set(np.unique(layout)) for layout in m.network.modulated] == [{i} for i in expected]
         assert len(m.network.modulated[0]) == 1  # the null condition is the same for all
         assert len(m.network.shown) == (3 if expected == [NULL] else 0)
@@ -323,7 +324,7 @@ def test_a_modulation_that_takes_too_much_is_not_kept(monkeypatch):
     m = spelled(network=Spy())
     denoise = m.denoise_fn(jnp.float32(1.0), condition(), guidance.Guidance(2.0), cache_modulation=True)
     for t in (900, 500):
-        denoise(jnp.zeros((2, 4, 4, 3)), jnp.asarray(t), keys_of(1))
+        denoise(State(jnp.zeros((2, 4, 4, 3))), jnp.asarray(t), keys_of(1))
     assert [set(np.unique(layout)) for layout, _ in m.network.shown] == [{1}, {1}]
 
 

@@ -69,8 +69,8 @@ class Exponential:
         s, t = self._clock(s), self._clock(t)
         step = growth((t - s) / self.num_steps, -jnp.abs(self.log_rate)[None])
         # Of a lambda above 1, `step` has taken 1 / lambda: lambda^{u_t - 1} is left.
-        shift = jnp.where(self.log_rate > 0, t - self.num_steps, s) / self.num_steps
-        return step * jnp.exp(shift * self.log_rate)
+        shift = jnp.where(self.log_rate[None] > 0, t - self.num_steps, s) / self.num_steps
+        return step * jnp.exp(shift * self.log_rate[None])
 
     def keep(self, t: Times) -> PerClass:
         """(lambda - lambda^u) / (lambda - 1)."""

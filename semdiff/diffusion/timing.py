@@ -13,23 +13,23 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from semdiff.diffusion import gaussian, samplers
-from semdiff.diffusion.gaussian import Gaussian, Image, Keys, Prediction
+from semdiff.diffusion import gaussian, joint, samplers
+from semdiff.diffusion.gaussian import Gaussian, Keys, Prediction
 
 States = Float[Array, "n b h w c"]
 
 
 def teach(
     denoise_fn: samplers.DenoiseFn,
-    process: Gaussian,
+    process: joint.Process,
     times: np.ndarray,
-    x_start: Image,
+    start: joint.State,
     keys: Keys,
-    sampler: samplers.Sampler | samplers.Corrected,
+    sampler: samplers.Joint,
 ) -> tuple[States, Prediction]:
-    """A one-step sampler's states at all candidate times, the last (0) included, and what was predicted at all but that."""
-    end, states, predictions = samplers.trajectory(denoise_fn, process, sampler, times, x_start, keys)
-    return jnp.concatenate([states, end[None]]), predictions
+    """A one-step sampler's images at all candidate times, the last (0) included, and what was predicted at all but that."""
+    end, states, predictions = samplers.trajectory(denoise_fn, process, sampler, times, start, keys)
+    return jnp.concatenate([states.image, end.image[None]]), predictions.image
 
 
 def step_errors(process: Gaussian, times: np.ndarray, states: States, predictions: Prediction) -> np.ndarray:

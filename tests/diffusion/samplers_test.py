@@ -10,7 +10,8 @@ import pytest
 
 from semdiff.diffusion import gaussian, samplers, schedules
 from semdiff.diffusion.gaussian import Gaussian, Prediction, bcast
-from semdiff.diffusion.samplers import DDIM, DEIS, Ancestral, Corrected, DPMSolver2M, chain, segment
+from semdiff.diffusion.joint import State
+from semdiff.diffusion.samplers import DDIM, DEIS, Ancestral, Corrected, DPMSolver2M
 
 pytestmark = pytest.mark.usefixtures("strict_ranks", "quick_compile")
 
@@ -68,9 +69,9 @@ def flow(process, x, t, s):
 def run(process, sampler, times, x, keys=None, denoise=None, **options):
     keys = keys_of(len(x)) if keys is None else keys
     denoise = exact(process) if denoise is None else denoise
-    return jax.jit(lambda x, keys: samplers.chain(denoise, process, sampler, times, x, keys, **options))(
-        x, keys
-    )
+    return jax.jit(
+        lambda x, keys: samplers.image_chain(denoise, process, sampler, times, x, keys, **options)
+    )(x, keys)
 
 
 def assert_data(x, tolerance=0.0):
@@ -356,19 +357,19 @@ CLIP = lambda x: jnp.clip(x, -1, 1)  # noqa: E731
 def test_one_program_called_for_parts_of_a_chain_is_the_chain_to_the_bit(sampler, resample):
     process, times = process_of(), np.array([1000, 700, 300, 90, 30, 4, 1, 0])
     keys, start = jax.random.split(jax.random.key(3), 2), noise(2, 4, 4, 1)
-    clamp = lambda x, s, keys: x.at[:, 0].set(0.1)  # noqa: E731
+    clamp = lambda state, s, keys: State(state.image.at[:, 0].set(0.1))  # noqa: E731
     options = {"clamp": clamp, "resample": resample}
-    denoise = exact(process)
-    whole = jax.jit(lambda x, keys: chain(denoise, process, sampler, times, x, keys, **options))
+    parts = samplers.of_images(exact(process), process, sampler)
+    whole = jax.jit(lambda x, keys: samplers.chain(*parts, times, State(x), keys, **options).image)
 
     @jax.jit
     def part(carry, keys, first, last):
-        return segment(denoise, process, sampler, times, carry, keys, first, last, **options)
+        return samplers.segment(*parts, times, carry, keys, first, last, **options)
 
-    carry = jax.jit(lambda x: (x, sampler.init(x)))(start)
+    carry = jax.jit(lambda x: (State(x), sampler.init(x)))(start)
     for first, last in ((0, 3), (3, 6), (6, 7)):
         carry = part(carry, keys, first, last)
-    np.testing.assert_array_equal(carry[0], whole(start, keys))
+    np.testing.assert_array_equal(carry[0].image, whole(start, keys))
     assert part._cache_size() == 1
 
 
@@ -402,7 +403,7 @@ def test_an_image_depends_on_its_key_alone(sampler):
     @jax.jit
     def generate(keys):
         x = gaussian.sample_prior(process, jnp.zeros((len(keys), 2, 2, 1)), keys)
-        return samplers.chain(exact(process), process, sampler, times, x, keys)
+        return samplers.image_chain(exact(process), process, sampler, times, x, keys)
 
     whole = generate(keys)
     for chosen in (np.array([3, 1, 0, 2]), np.array([2])):
@@ -498,13 +499,15 @@ def test_resampling_lets_the_free_part_agree_with_the_known():
 def test_bad_times_are_refused(times):
     process = process_of()
     with pytest.raises(ValueError, match="must descend"):
-        samplers.chain(exact(process), process, DDIM(), np.array(times), noise(1, 2, 2, 1), keys_of(1))
+        samplers.image_chain(exact(process), process, DDIM(), np.array(times), noise(1, 2, 2, 1), keys_of(1))
 
 
 def test_a_table_refuses_real_times():
     process = process_of()
     with pytest.raises(ValueError, match="integer times only"):
-        samplers.chain(exact(process), process, DDIM(), np.array([999.5, 0]), noise(1, 2, 2, 1), keys_of(1))
+        samplers.image_chain(
+            exact(process), process, DDIM(), np.array([999.5, 0]), noise(1, 2, 2, 1), keys_of(1)
+        )
 
 
 @pytest.mark.parametrize("sampler", [Ancestral(), DPMSolver2M()], ids=repr)
@@ -514,7 +517,9 @@ def test_one_compilation_per_shape(sampler):
     @jax.jit
     def generate(x, keys):
         traced.append(x.shape)
-        return samplers.chain(exact(process), process, sampler, schedules.spaced_times(1000, 5), x, keys)
+        return samplers.image_chain(
+            exact(process), process, sampler, schedules.spaced_times(1000, 5), x, keys
+        )
 
     for seed in range(3):
         for batch in (1, 2):
@@ -545,7 +550,7 @@ process = gaussian.Gaussian(schedules.linear(), variance="small")
 def generate(keys):
     x = gaussian.sample_prior(process, jnp.zeros((8, 3, 3, 1)), keys)
     denoise = lambda x, t, keys: gaussian.Prediction(jnp.tanh(x), x)
-    return samplers.chain(denoise, process, samplers.Ancestral(), np.array([1000, 400, 2, 0]), x, keys)
+    return samplers.image_chain(denoise, process, samplers.Ancestral(), np.array([1000, 400, 2, 0]), x, keys)
 
 keys = jax.random.split(jax.random.key(0), 8)
 one = generate(keys)

@@ -11,6 +11,7 @@ from scipy import integrate
 
 from semdiff.diffusion import gaussian, samplers, schedules
 from semdiff.diffusion.gaussian import Gaussian, Prediction
+from semdiff.diffusion.joint import State
 from semdiff.diffusion.samplers import DDIM, DEIS, IPNDM, Corrected, DPMSolver2M, DPMSolver3M, UniPC
 
 pytestmark = pytest.mark.usefixtures("strict_ranks", "quick_compile")
@@ -32,7 +33,7 @@ def noise(*shape, seed=0):
 
 def run(process, sampler, times, x, denoise=None, **options):
     denoise = mixture.exact(process) if denoise is None else denoise
-    chain = lambda x, keys: samplers.chain(denoise, process, sampler, times, x, keys, **options)  # noqa: E731
+    chain = lambda x, keys: samplers.image_chain(denoise, process, sampler, times, x, keys, **options)  # noqa: E731
     return np.asarray(jax.jit(chain)(x, keys_of(len(x))))
 
 
@@ -64,8 +65,9 @@ def passed(process, sampler, times, x, denoise):
     """x at each of the times, [n, ...]."""
 
     def all_states(x, keys):
-        end, states, _ = samplers.trajectory(denoise, process, sampler, times, x, keys)
-        return jnp.concatenate([states, end[None]])
+        parts = samplers.of_images(denoise, process, sampler)
+        end, states, _ = samplers.trajectory(*parts, times, State(x), keys)
+        return jnp.concatenate([states.image, end.image[None]])
 
     return np.asarray(jax.jit(all_states)(x, keys_of(len(x))))
 

@@ -10,6 +10,7 @@ import pytest
 
 from semdiff.diffusion import gaussian, samplers, schedules, timing
 from semdiff.diffusion.gaussian import Gaussian
+from semdiff.diffusion.joint import State
 from semdiff.diffusion.samplers import DDIM, UniPC
 
 pytestmark = pytest.mark.usefixtures("strict_ranks", "quick_compile")
@@ -64,6 +65,13 @@ def setup():
     return process, x, error_of
 
 
+def taught(process, times, x):
+    """(states, predictions) of DDIM over these times."""
+    denoise, joint_process, sampler = samplers.of_images(mixture.exact(process), process, DDIM())
+    keys = jax.random.split(jax.random.key(0), 1)
+    return jax.jit(lambda x: timing.teach(denoise, joint_process, times, State(x), keys, sampler))(x)
+
+
 def fixed(process, steps):
     for spacing in schedules.SPACINGS:
         if spacing != "stride" or 1000 % steps == 0:
@@ -74,9 +82,7 @@ def fixed(process, steps):
 def test_tuned_times_beat_every_spacing(steps):
     """DDIM by the shortest path alone; a solver that remembers after a descent from there."""
     process, x, error_of = setup()
-    keys = jax.random.split(jax.random.key(0), 1)
-    teach = jax.jit(lambda x: timing.teach(mixture.exact(process), process, CANDIDATES, x, keys, DDIM()))
-    states, predictions = teach(x)
+    states, predictions = taught(process, CANDIDATES, x)
     cost = timing.step_errors(process, CANDIDATES, states, predictions)
     tuned = CANDIDATES[timing.best_times(cost, steps)]
     assert (tuned[0], tuned[-1]) == (1000, 0)
@@ -97,11 +103,11 @@ def test_the_error_of_a_step_is_that_of_ddim():
     """From a teacher's state, by the sampler itself; of its own steps there is none."""
     process, x, _ = setup()
     times, keys = np.array([1000, 700, 300, 0]), jax.random.split(jax.random.key(0), 1)
-    states, predictions = timing.teach(mixture.exact(process), process, times, x, keys, DDIM())
+    states, predictions = taught(process, times, x)
     cost = timing.step_errors(process, times, states, predictions)
     np.testing.assert_allclose(np.diag(cost, 1), 0, atol=1e-5)
     assert np.isinf(cost[np.tril_indices(4)]).all()
-    jump = samplers.chain(mixture.exact(process), process, DDIM(), np.array([700, 0]), states[1], keys)
+    jump = samplers.image_chain(mixture.exact(process), process, DDIM(), np.array([700, 0]), states[1], keys)
     expected = np.sqrt(np.mean((jump - states[3]) ** 2)) / states[3].std()
     assert cost[1, 3] == pytest.approx(float(expected), rel=1e-4)
 
@@ -117,9 +123,11 @@ def test_a_descent_finds_the_bottom_of_a_bowl():
 def test_a_trajectory_is_what_the_chain_passes():
     process, x, _ = setup()
     times, keys = np.array([1000, 700, 300, 0]), jax.random.split(jax.random.key(0), 1)
-    end, states, predictions = samplers.trajectory(mixture.exact(process), process, UniPC(), times, x, keys)
+    parts = samplers.of_images(mixture.exact(process), process, UniPC())
+    end, states, predictions = samplers.trajectory(*parts, times, State(x), keys)
+    states, predictions = [*states.image, end.image], predictions.image
     for i in range(1, 4):
-        stop = samplers.chain(mixture.exact(process), process, UniPC(), times[: i + 1], x, keys)
-        np.testing.assert_allclose(states[i] if i < 3 else end, stop, rtol=1e-5, atol=1e-6)
+        stop = samplers.image_chain(mixture.exact(process), process, UniPC(), times[: i + 1], x, keys)
+        np.testing.assert_allclose(states[i], stop, rtol=1e-5, atol=1e-6)
     again = gaussian.diffuse(process, predictions.x0[1], jnp.full((1,), 700), predictions.eps[1])
     np.testing.assert_allclose(again, states[1], rtol=1e-4, atol=1e-5)
