@@ -1,7 +1,7 @@
 """How few steps does a trained model need? Solvers and spacings against a long chain from the same noise.
 
     python benchmarks/few_steps.py --config=configs/scenes.py --workdir=runs/scenes [--steps=3,4,6,8,12,25,100] \
-        [--solvers=ddim,dpmpp_2m,unipc:2,ipndm:3] [--spacings=even,trailing,quadratic,log_snr,karras,tuned]
+        [--solvers=ddim,dpmpp_2m,unipc:2,ipndm:3] [--spacings=even,trailing,chebyshev,log_snr,tuned]
 
 Images of the evaluation split's layouts, with config.sample's guidance. For each solver (NAME or NAME:ORDER), spacing and
 number of steps: passes of the network an image, the distance to where DDIM ends in 200 steps (root mean square, of images in
@@ -14,7 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from absl import app, flags
+from absl import app, flags, logging
 
 from semdiff import evaluate, inputs, main, tune
 from semdiff.config import parse
@@ -29,7 +29,9 @@ SOLVERS = flags.DEFINE_list(
     "solvers", ["ddim", "dpmpp_2m", "dpmpp_3m", "unipc", "ipndm:3", "ipndm", "deis:3"], "NAME or NAME:ORDER."
 )
 SPACINGS = flags.DEFINE_list(
-    "spacings", ["even", "trailing", "quadratic", "log_snr", "karras", "tuned"], "Ways to space the times."
+    "spacings",
+    ["even", "trailing", "quadratic", "chebyshev", "log_snr", "karras", "tuned"],
+    "Ways to space the times.",
 )
 LAYOUTS = flags.DEFINE_integer("layouts", 64, "How many layouts of the evaluation split.")
 JSON = flags.DEFINE_string("json", None, "Also write the figures here.")
@@ -37,6 +39,7 @@ REFERENCE = 200
 
 
 def run(_):
+    logging.set_verbosity(logging.WARNING)
     config, workdir = parse(main.CONFIG.value), Path(main.WORKDIR.value)
     method, params, _, info, tuned = main.trained(config, workdir)
     source = inputs.evaluation_source(config.data, config.seed)

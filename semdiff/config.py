@@ -129,9 +129,8 @@ class Sample:
     sampler: str = "ancestral"  # ancestral, ddim, dpmpp_2m, dpmpp_3m, unipc, ipndm, ipndm_v or deis
     order: int = 0  # of dpmpp_3m and unipc: 1 to 3; of ipndm, ipndm_v and deis: 1 to 4; 0: its own
     steps: int = 1000
-    spacing: str = (
-        "even"  # even, stride, trailing, quadratic, log_snr, karras, or tuned: by --mode=tune_times
-    )
+    # even, stride, trailing, quadratic, chebyshev, log_snr, karras, or tuned: by --mode=tune_times
+    spacing: str = "even"
     times: tuple[float, ...] = ()  # one by one, T first, without the last 0: in place of steps and spacing
     eta: float = 0.0  # of ddim
     guidance: float = 1.5  # 1 is none

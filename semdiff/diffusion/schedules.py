@@ -162,7 +162,7 @@ def transition(schedule: Schedule, s: Time, t: Time) -> tuple[Level, Level]:
     return jnp.exp(log_ratio / 2), -jnp.expm1(log_ratio)
 
 
-SPACINGS = ("even", "stride", "trailing", "quadratic", "log_snr", "karras")
+SPACINGS = ("even", "stride", "trailing", "quadratic", "chebyshev", "log_snr", "karras")
 
 
 def spaced_times(
@@ -175,6 +175,7 @@ def spaced_times(
     stride:   a fixed stride, counted from 1 (DDIM's spacing): the top is below T, by less than a stride.
     trailing: a fixed stride counted from the top.
     quadratic: dense near the data.
+    chebyshev: dense at both ends, at Chebyshev's points T (1 + cos(pi i / n)) / 2: near where fitted times come to lie.
     log_snr:  even in log SNR, down to time 1, then 0 (DPM-Solver, 2206.00927).
     karras:   even in (sigma / alpha)^(1/7), down to time 1, then 0 (EDM, 2206.00364, Eq. 5).
 
@@ -203,6 +204,9 @@ def spaced_times(
     elif spacing == "quadratic":
         times = np.round(1 + (top - 1) * np.linspace(1, 0, count) ** 2) if count > 1 else np.array([top])
         times = _apart(times)
+    elif spacing == "chebyshev":
+        points = top * (1 + np.cos(np.pi * np.arange(count) / count)) / 2
+        times = _apart(np.maximum(np.round(points), 1))
     else:
         raise ValueError(f"unknown spacing {spacing!r}; choose one of {', '.join(SPACINGS)}")
     return np.concatenate([times, [0]]).astype(np.int32)

@@ -224,10 +224,12 @@ def test_other_spacings():
     assert schedules.spaced_times(1000, 25, "trailing").tolist() == list(range(1000, -1, -40))
     quadratic = schedules.spaced_times(1000, 10, "quadratic")
     assert quadratic.tolist() == [1000, 790, 605, 445, 309, 198, 112, 50, 13, 1, 0]
+    chebyshev = schedules.spaced_times(1000, 6, "chebyshev")
+    assert chebyshev.tolist() == [1000, 933, 750, 500, 250, 67, 0]
     assert schedules.spaced_times(1000, 5, "trailing", start=600).tolist() == [600, 480, 360, 240, 120, 0]
 
 
-@pytest.mark.parametrize("spacing", ["even", "stride", "trailing", "quadratic"])
+@pytest.mark.parametrize("spacing", ["even", "stride", "trailing", "quadratic", "chebyshev"])
 def test_every_spacing_descends_from_its_start_to_zero(spacing):
     cases = [(top, count, None) for top in (1, 2, 3, 7, 40) for count in range(1, top + 1)]
     cases += [(1000, count, start) for start in (None, 600, 999) for count in (1, 2, 10, 25, 333, 599, 600)]
@@ -311,7 +313,7 @@ def test_spacings_by_noise_need_the_schedule():
 
 
 def test_a_schedule_stands_for_its_number_of_steps():
-    for spacing in ("even", "stride", "trailing", "quadratic"):
+    for spacing in ("even", "stride", "trailing", "quadratic", "chebyshev"):
         by_schedule = schedules.spaced_times(schedules.linear(100), 10, spacing)
         np.testing.assert_array_equal(by_schedule, schedules.spaced_times(100, 10, spacing))
 
