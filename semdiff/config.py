@@ -192,7 +192,7 @@ class Evaluate:
 @dataclass(frozen=True)
 class Tune:
     steps: tuple[int, ...] = (4, 6, 8)  # numbers of steps to fit times for
-    layouts: int = 16  # of the training split, to fit them on
+    layouts: int = 32  # of the training split, to fit them on
     teacher: int = 100  # steps of the chain whose images are to be met
 
 
