@@ -110,7 +110,8 @@ def small() -> ml_collections.ConfigDict:
     config.train.log_every = 50
     config.train.save_every = 200
 
-    config.sample.sampler = "dpmpp_2m"
+    config.sample.sampler = "unipc"  # docs/few_steps.md
+    config.sample.spacing = "chebyshev"
     config.sample.guidance = 1.5
     config.sample.batch_size = 12
     return config
@@ -126,7 +127,7 @@ def scenes() -> ml_collections.ConfigDict:
     config.model.spade_hidden = 16
     config.train.steps = 800
     config.train.eval_every = 800
-    config.sample.steps = 20
+    config.sample.steps = 6
     config.evaluate.limit = 36
     config.evaluate.guidance = (1.0, 1.5)
     config.evaluate.segmenter_steps = 700
@@ -147,7 +148,7 @@ def camvid() -> ml_collections.ConfigDict:
     config.model.spade_hidden = 24
     config.train.steps = 1200
     config.train.eval_every = 300
-    config.sample.steps = 25
+    config.sample.steps = 8
     config.evaluate.limit = 64
     config.evaluate.guidance = (1.0, 1.5, 2.5)
     config.evaluate.segmenter_steps = 1000
