@@ -361,6 +361,8 @@ class Output:
             about["ignore_id_map"] = {str(info.num_classes): info.void_id}  # pixels without a label
         if info.flip_pairs:
             about["flip_pairs"] = [list(pair) for pair in info.flip_pairs]
+        if info.scored is not None:
+            about["scored"] = list(info.scored)
         (self.folder / "dataset.json").write_text(json.dumps(about, indent=1))
 
     def _read(self, path: Path) -> dict[str, str]:

@@ -12,6 +12,7 @@ from tiny import tiny_experiment
 from semdiff import edit, inputs, method, sample
 from semdiff.config import ConfigError, Layout, Sample
 from semdiff.data import augment
+from semdiff.data.classes import read_description
 from semdiff.data.images import DataError
 from semdiff.diffusion import samplers, schedules, solvers
 
@@ -352,3 +353,10 @@ def test_pixels_without_a_label_are_refused_unless_their_value_is_known(setting,
     out = run(setting, tmp_path / "out", layouts=layouts, unlabelled=255)
     written = np.asarray(Image.open(out / "labels" / "scene_0_0.png"))
     np.testing.assert_array_equal(written, np.where(label == 255, 16, label))
+
+
+def test_what_metrics_count_goes_with_the_images(setting, tmp_path):
+    *_, info = setting
+    for name, scored in (("some", (0, 2)), ("all", None)):
+        sample.Output(tmp_path / name, {}, replace(info, scored=scored))
+        assert read_description(tmp_path / name / "dataset.json").info.scored == scored

@@ -200,11 +200,13 @@ def read_description(path: Path) -> Description:
             ' "num_classes" for one class more. Pixels of another raw id are sent to the void class'
             f' with "ignore_id_map": {{"{void_id}": ...}}.'
         )
+    names = [c.name for c in classes]
     info = Info(
         name=str(written.get("name", path.parent.name)),
         classes=classes,
         void_id=void_id,
-        flip_pairs=_flip_pairs(path, written.get("flip_pairs", []), [c.name for c in classes]),
+        flip_pairs=_flip_pairs(path, written.get("flip_pairs", []), names),
+        scored=_scored(path, written.get("scored"), names),
     )
     every_colour = all(colour for _, colour in entries)
     return make_description(
@@ -264,15 +266,31 @@ def _class_entry(path: Path, i: int, entry: object) -> tuple[int, str, Colour | 
     return class_id, str(entry.get("name", f"class {class_id}")), colour
 
 
+def _class_ids(names_or_ids: list, names: list[str]) -> list[int] | None:
+    """Ids of classes that are given by name or by id; None where one is no class, or comes twice."""
+    found = [names.index(c) if c in names else c for c in names_or_ids]
+    good = all(type(c) is int and 0 <= c < len(names) for c in found)
+    return found if good and len(set(found)) == len(found) else None
+
+
+def _scored(path: Path, written: object, names: list[str]) -> tuple[int, ...] | None:
+    """The classes that the metrics count, by id or name; None: all."""
+    if written is None:
+        return None
+    found = _class_ids(written, names) if isinstance(written, list) else None
+    if not found:
+        raise DataError(
+            f'{path}: "scored" is {written!r}. Expected the classes that metrics count: ids 0..{len(names) - 1} or class'
+            ' names, no class twice, for example ["road", "car"]; without that key all count.'
+        )
+    return tuple(found)
+
+
 def _flip_pairs(path: Path, pairs: object, names: list[str]) -> tuple[tuple[int, int], ...]:
     """Pairs of ids or of names."""
     good = isinstance(pairs, list) and all(isinstance(p, list) and len(p) == 2 for p in pairs)
-    found = []
-    for name_or_id in [c for pair in pairs for c in pair] if good else []:
-        class_id = names.index(name_or_id) if name_or_id in names else name_or_id
-        good &= isinstance(class_id, int) and 0 <= class_id < len(names)
-        found.append(class_id)
-    if not good or len(set(found)) != len(found):
+    found = _class_ids([c for pair in pairs for c in pair], names) if good else None
+    if found is None:
         raise DataError(
             f'{path}: "flip_pairs" is {pairs!r}. Expected pairs of class ids 0..{len(names) - 1} or'
             ' of class names, no class twice, for example [["left eye", "right eye"]].'

@@ -199,8 +199,7 @@ class SpadeUNet(nn.Module):
     def modulation(self, layout, edges=None) -> dict:
         """gamma and beta of every SPADE norm: all that the network needs of the layout, whatever x_t and t.
 
-        Give it to `__call__` in the layout's place; a chain with a frozen layout then computes it once. It takes
-        `modulation_bytes` of memory.
+        Give it to `__call__` in the layout's place; a chain with a frozen layout then computes it once.
         """
         _, height, width = layout.shape
         self.check_size(height, width)
@@ -235,13 +234,3 @@ class SpadeUNet(nn.Module):
             h = jnp.concatenate([h, skips.pop()], axis=-1)
             h = unit(h, emb, labels, modulation.get(f"decoder_{i}"), dropout_keys)
         return self.conv_out(nn.silu(self.norm_out(h)).astype(jnp.float32))
-
-
-def modulation_bytes(network: SpadeUNet, params, height: int, width: int) -> int:
-    """Memory of one layout's cached modulation."""
-    layout = jax.ShapeDtypeStruct((1, height, width), jnp.int32)
-    edges = jax.ShapeDtypeStruct((1, height, width), jnp.uint8) if network.edge_channel else None
-    shapes = jax.eval_shape(
-        lambda p, y, e: network.apply({"params": p}, y, e, method="modulation"), params, layout, edges
-    )
-    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(shapes))

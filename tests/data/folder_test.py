@@ -49,7 +49,11 @@ def described(**more):
 
 
 def test_folder_with_everything(tmp_path):
-    root = make_tree(tmp_path, ("train", "val"), description=described(name="toy", flip_pairs=[["n1", 2]]))
+    root = make_tree(
+        tmp_path,
+        ("train", "val"),
+        description=described(name="toy", flip_pairs=[["n1", 2]], scored=["n1", 0]),
+    )
     ids = np.arange(48, dtype=np.uint16).reshape(6, 8) * 1000
     for i in range(3):
         write(root / "instances" / "train" / f"s{i}.png", ids)
@@ -63,6 +67,7 @@ def test_folder_with_everything(tmp_path):
         has_instances=True,
         has_captions=True,
         flip_pairs=((1, 2),),
+        scored=(1, 0),
     )
     assert [e["name"] for e in source] == ["s0", "s1", "s2"]
     example = pickle.loads(pickle.dumps(source))[1]
@@ -252,6 +257,10 @@ def test_bad_captions(tmp_path, line, words):
         (described(classes=[{"color": [1, 2]}]), r'"color" of "classes"\[0\] is \[1, 2\]\. Expected three'),
         (described(flip_pairs=[["n1", "eye"]]), r"\"flip_pairs\" is \[\['n1', 'eye'\]\]\. Expected pairs"),
         (described(flip_pairs=[[0, 1], [1, 2]]), r"no class twice"),
+        (described(scored=["eye"]), r"\"scored\" is \['eye'\]\. Expected the classes that metrics count"),
+        (described(scored=[]), r"\"scored\" is \[\]"),
+        (described(scored=[0, 0]), r"no class twice"),
+        (described(scored={"0": 1}), r"\"scored\" is \{'0': 1\}"),
         (described(ignore_id_map={"255": 3}), r"\"ignore_id_map\" has '255': 3\. .* a class id 0\.\.2"),
         (described(ignore_id_map={"-1": 0}), r"\"ignore_id_map\" has '-1': 0"),
         (described(ignore_id_map=255), r"\"ignore_id_map\" has 255"),
