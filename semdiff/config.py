@@ -222,14 +222,28 @@ def parse(config: ml_collections.ConfigDict) -> Experiment:
     return _parse(Experiment, config, "config")
 
 
+def check_key(key: str):
+    """An error where `key`, a.b, is no key of the configuration."""
+    cls, path = Experiment, "config"
+    for name in key.split("."):
+        fields = {f.name: f.type for f in dataclasses.fields(cls)} if dataclasses.is_dataclass(cls) else {}
+        if name not in fields:
+            raise _unknown(path, name, fields)
+        cls, path = fields[name], f"{path}.{name}"
+
+
+def _unknown(path: str, key: str, known) -> ConfigError:
+    near = difflib.get_close_matches(key, known, n=1)
+    hint = f"did you mean {path}.{near[0]}?" if near else f"known keys: {', '.join(known) or 'none'}"
+    return ConfigError(f"unknown key {path}.{key}; {hint}")
+
+
 def _parse(cls, config, path: str):
     values = {}
     fields = {f.name: f for f in dataclasses.fields(cls)}
     for key in config:
         if key not in fields:
-            near = difflib.get_close_matches(key, fields, n=1)
-            hint = f"did you mean {path}.{near[0]}?" if near else f"known keys: {', '.join(fields)}"
-            raise ConfigError(f"unknown key {path}.{key}; {hint}")
+            raise _unknown(path, key, fields)
         kind = fields[key].type
         if dataclasses.is_dataclass(kind):
             values[key] = _parse(kind, config[key], f"{path}.{key}")

@@ -1,8 +1,12 @@
-"""python -m semdiff.main --config=configs/scenes.py --workdir=DIR [--mode=MODE] [--config.key=value]"""
+"""python -m semdiff.main --config=configs/scenes.py --workdir=DIR [--mode=MODE] [--config.key=value]
+
+All keys of the configuration, with their defaults and what they mean: semdiff/config.py.
+"""
 
 import errno
 import hashlib
 import os
+import re
 import sys
 import traceback
 from pathlib import Path
@@ -14,16 +18,27 @@ from ml_collections import config_flags
 from semdiff import checkpoint, edit, evaluate, inputs, logs, method, parallel, sample, stats, train, tune
 from semdiff.checkpoint import CheckpointError
 from semdiff.compilation import use_cache
-from semdiff.config import Experiment, as_dict, parse
+from semdiff.config import ConfigError, Experiment, as_dict, check_key, parse
 from semdiff.convert import weights as weight_files
 from semdiff.paths import local_path
 
 DISK_IS_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-MODES = ("train", "sample", "edit", "evaluate", "tune_times", "export", "stats", "noise")
+MODES = {
+    "train": "train to config.train.steps, or go on with it",
+    "sample": "layouts to images",
+    "edit": "images again where their layouts have changed",
+    "evaluate": "how well layouts are read back from generated images",
+    "tune_times": "fit the times of short chains to the trained model",
+    "export": "the weights as one file",
+    "stats": "count the classes, draw what a schedule does to them",
+    "noise": "write corrupted layouts",
+}
 
 CONFIG = config_flags.DEFINE_config_file("config", help_string="What to run: a file of configs/.")
 WORKDIR = flags.DEFINE_string("workdir", None, "Where checkpoints, logs and pictures go.", required=True)
-MODE = flags.DEFINE_enum("mode", "train", MODES, "What to do.")
+MODE = flags.DEFINE_enum(
+    "mode", "train", MODES, "What to do. " + "; ".join(f"{name}: {what}" for name, what in MODES.items())
+)
 COORDINATOR = flags.DEFINE_string(
     "coordinator",
     None,
@@ -130,6 +145,24 @@ def leave(words: str):
     os._exit(1)
 
 
-if __name__ == "__main__":
+def parse_flags(arguments: list[str]) -> list[str]:
+    """As absl does, but for what ends in a traceback there: no such file, no such key."""
+    try:
+        for argument in arguments[1:]:
+            if key := re.match(r"--?config\.([\w.]+)", argument):
+                check_key(key[1])
+            if (file := re.match(r"--?config=([^:]+)", argument)) and not Path(file[1]).is_file():
+                have = ", ".join(sorted(map(str, Path("configs").glob("*.py"))))
+                raise ConfigError(f"--config: there is no file {file[1]}; here are {have or 'none'}")
+    except ConfigError as error:
+        leave(str(error))
+    return app.parse_flags_with_usage(arguments)
+
+
+def cli():
     flags.mark_flag_as_required("config")
-    app.run(main)
+    app.run(main, flags_parser=parse_flags)
+
+
+if __name__ == "__main__":
+    cli()
