@@ -1,9 +1,10 @@
-"""What a dataclass says of its fields is said of fields that it has."""
+"""What a dataclass says of its fields is said of fields that it has; what the documents name is there."""
 
 import dataclasses
 import importlib
 import pkgutil
 import re
+from pathlib import Path
 
 import pytest
 
@@ -52,3 +53,45 @@ def test_documented_fields_exist(kind):
         name for name in documented(kind.__doc__ or "") if name not in known and not hasattr(kind, name)
     ]
     assert not unknown, f"{kind.__module__}.{kind.__qualname__} documents {unknown}, which it does not have"
+
+
+ROOT = Path(semdiff.__file__).parents[1]
+DOCS = sorted((ROOT / "docs").glob("*.md"))
+NAME = r"[A-Za-z_]+(?:\.(?!py`)[A-Za-z_]+)*"
+NAMED = re.compile(rf"`([a-z_/]+\.py)(?::({NAME}))?`((?:, `{NAME}`)*)")
+
+
+def named(text):
+    """(file, a dotted name in it or "") of `file.py:name`, `another`."""
+    for path, name, more in NAMED.findall(text):
+        yield path, name
+        yield from ((path, other) for other in re.findall(r"`([A-Za-z_.]+)`", more))
+
+
+def test_names_are_found_with_those_that_follow():
+    text = "so `a/b.py:f`, `g`, and `c.py`; or `d.py:C.m`, `h`, `e.py`"
+    found = [("a/b.py", "f"), ("a/b.py", "g"), ("c.py", ""), ("d.py", "C.m"), ("d.py", "h"), ("e.py", "")]
+    assert list(named(text)) == found
+
+
+def holds(module, name: str) -> bool:
+    """Whether a module has that name, or one of its classes has a method of it."""
+    first, *rest = name.split(".")
+    for owner in (module, *(value for value in vars(module).values() if isinstance(value, type))):
+        value = getattr(owner, first, None)
+        for part in rest:
+            value = getattr(value, part, None)
+        if value is not None:
+            return True
+    return False
+
+
+@pytest.mark.parametrize("document", DOCS, ids=lambda path: path.name)
+def test_what_documents_name_exists(document):
+    """Files below semdiff/, where it is not said otherwise."""
+    for path, name in named(document.read_text()):
+        inner = path.removeprefix("semdiff/")
+        assert (ROOT / path).is_file() or (ROOT / "semdiff" / inner).is_file(), f"{document.name}: {path}"
+        if name:
+            module = importlib.import_module("semdiff." + inner.removesuffix(".py").replace("/", "."))
+            assert holds(module, name), f"{document.name} names {path}:{name}, which does not exist"
