@@ -30,7 +30,7 @@ def edit(config: Experiment, method: Method, params, weights: str, info: Info, f
     if bool(c.masks) == bool(c.old_layouts):
         raise ConfigError("give either config.edit.masks or config.edit.old_layouts: they say where to edit")
     new = inputs.layouts_source(
-        c.layouts, info, method.edges, config.sample.unlabelled, "config.edit.layouts"
+        c.layouts, info, method.given.edges, config.sample.unlabelled, "config.edit.layouts"
     )
     old = None
     if c.old_layouts:

@@ -82,7 +82,7 @@ def evaluate(config: Experiment, method: Method, params, step: str, info: Info, 
         noise.parse(kind)
     reader = build_reader(config, info, checkpoint.prepare_workdir(workdir))
     source = inputs.evaluation_source(config.data, config.seed)
-    inputs.check_same_classes(info, source.info, method.edges)
+    inputs.check_same_classes(info, source.info, method.given.edges)
     chosen = inputs.spread(source, c.limit)
     examples = {i: augment.squash(source[i], size) for i in parallel.share(chosen)}
     layouts = np.array([e["layout"] for e in examples.values()], np.int32).reshape(-1, *size)

@@ -15,7 +15,7 @@ import jax
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from semdiff import checkpoint, edit, evaluate, inputs, logs, method, parallel, sample, stats, train, tune
+from semdiff import build, checkpoint, edit, evaluate, inputs, logs, parallel, sample, stats, train, tune
 from semdiff.checkpoint import CheckpointError
 from semdiff.compilation import use_cache
 from semdiff.config import ConfigError, Experiment, as_dict, check_key, parse
@@ -53,7 +53,7 @@ def trained(config: Experiment, workdir: Path):
     tuned = tune.entries_of(workdir)
     source = inputs.training_source(config.data, config.seed)
     info, rates = source.info, inputs.class_rates(config, source, workdir)
-    spelled = method.build(config, info.num_classes, info.has_instances, rates)
+    spelled = build.build_method(config, info.num_classes, info.has_instances, rates)
     like = jax.eval_shape(lambda key: spelled.init(key, config.data.size), jax.random.key(0))
     if config.sample.weights:
         path = local_path(config.sample.weights, "config.sample.weights")
@@ -69,7 +69,7 @@ def trained(config: Experiment, workdir: Path):
         raise CheckpointError(
             f"{workdir} holds no checkpoint. Train first: --mode=train with the same --workdir."
         )
-    about = checkpoint.describe(config, inputs.identity(info, spelled.edges, rates))
+    about = checkpoint.describe(config, inputs.identity(info, spelled.given.edges, rates))
     name = "ema" if config.sample.ema else "params"
     params = checkpoints.restore_weights(step, like, about, name)
     logs.say(f"weights: {name} of step {step}, {checkpoints.directory}", jax.process_index() == 0)

@@ -1,8 +1,6 @@
-"""The one place where a paper is spelled: (process, network, what is given, what is generated).
+"""What a paper is made of: a process, a network, and what is given.
 
-A `Method` gives train.py a loss and sample.py a denoise_fn; neither knows which paper it runs. The layout is given, the
-image is generated, the network is a SPADE-UNet. In SDM (2207.00050) it sees the layout itself, in SCDM (2402.16506) y_t,
-the layout as noised at the image's t: SDM is SCDM at gamma = 1.
+A `Method` gives train.py a loss and sample.py a denoise_fn; neither knows which paper it runs. `build.py` spells the papers.
 """
 
 from dataclasses import dataclass
@@ -10,37 +8,34 @@ from dataclasses import dataclass
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import numpy as np
 
-from semdiff.config import ConfigError, Experiment, choose
 from semdiff.diffusion import (
     categorical,
-    class_schedules,
     gaussian,
     guidance,
     joint,
     losses,
     samplers,
-    schedules,
 )
-from semdiff.models import layers, spade_unet
 
 MODULATION_LIMIT = 2 * 2**30  # bytes of cached modulation for a batch
 
 
 @dataclass(frozen=True)
-class Method:
-    """p(image | layout). Without a layout process SDM, with one SCDM."""
+class LayoutGiven:
+    """The layout is given, with the borders between its instances where the network has a channel for them.
 
-    process: gaussian.Gaussian
-    network: nn.Module
+    process: noises it on the way, to the image's t (SCDM); without one it is seen as it is (SDM).
+    """
+
     num_classes: int
     edges: bool
-    image_channels: int = 3
-    weighting: losses.Weighting = losses.UNIFORM
-    vlb_weight: float = 1.0
-    condition_dropout: float = 0.0
-    layout_process: categorical.Categorical | None = None
+    process: categorical.Categorical | None = None
+
+    @property
+    def changes(self) -> bool:
+        """Whether what the network sees of a condition depends on t and on chance."""
+        return self.process is not None
 
     @property
     def null_id(self) -> int:
@@ -59,12 +54,36 @@ class Method:
             "edges": None if edges is None else jnp.zeros_like(edges),
         }
 
+    def noise(self, condition: dict, keys):
+        """What `at` needs of chance; None where layouts stay clean."""
+        if self.process is None:
+            return None
+        return categorical.noise(self.process, condition["layout"], keys)
+
+    def at(self, condition: dict, t, noise) -> dict:
+        """The condition with y_t ~ q(y_t | y_0) in the layout's place. Borders between instances are never masked."""
+        if self.process is None:
+            return condition
+        return condition | {"layout": categorical.diffuse(self.process, condition["layout"], t, *noise)}
+
+
+@dataclass(frozen=True)
+class Method:
+    """p(image | what is given)."""
+
+    process: gaussian.Gaussian
+    network: nn.Module
+    given: LayoutGiven
+    image_channels: int = 3
+    weighting: losses.Weighting = losses.UNIFORM
+    vlb_weight: float = 1.0
+    condition_dropout: float = 0.0
+
     def init(self, key, size: tuple[int, int]):
         """Fresh parameters."""
-        layout = jnp.zeros((1, *size), jnp.int32)
-        edges = jnp.zeros((1, *size), jnp.uint8) if self.edges else None
+        batch = {"layout": jnp.zeros((1, *size), jnp.int32), "edges": jnp.zeros((1, *size), jnp.uint8)}
         x = jnp.zeros((1, *size, self.image_channels))
-        return self.network.init(key, x, jnp.zeros((1,)), layout, edges)["params"]
+        return self.network.init(key, x, jnp.zeros((1,)), **self.given.condition(batch))["params"]
 
     def network_time(self, t):
         """The network's clock: 0..999, whatever T (released networks were trained on i = t - 1)."""
@@ -79,12 +98,13 @@ class Method:
         t, weight = time_sampler.sample(t_keys)
         eps = gaussian.normal(noise_keys, x0)
         xt = gaussian.diffuse(self.process, x0, t, eps)
-        condition = self.noised(self.condition(batch), t, self.layout_noise(batch["layout"], layout_keys))
+        condition = self.given.condition(batch)
+        condition = self.given.at(condition, t, self.given.noise(condition, layout_keys))
         if train and self.condition_dropout:
             dropped = jax.vmap(lambda k: jax.random.bernoulli(k, self.condition_dropout))(drop_keys)
             condition = jax.tree.map(
                 lambda null, given: jnp.where(dropped[:, None, None], null, given),
-                self.null(condition),
+                self.given.null(condition),
                 condition,
             )
         output = self.network.apply(
@@ -97,69 +117,59 @@ class Method:
         terms = losses.hybrid(self.process, output, x0, xt, eps, t, self.weighting, self.vlb_weight)
         return terms, t, weight
 
-    def layout_noise(self, layout, keys):
-        """What `noised` needs of chance; None where layouts stay clean."""
-        if self.layout_process is None:
-            return None
-        return categorical.noise(self.layout_process, layout, keys)
-
-    def noised(self, condition: dict, t, noise) -> dict:
-        """The condition with y_t ~ q(y_t | y_0) in the layout's place. Borders between instances are never masked."""
-        if self.layout_process is None:
-            return condition
-        return condition | {
-            "layout": categorical.diffuse(self.layout_process, condition["layout"], t, *noise)
-        }
-
     def denoise_fn(
         self,
         params,
         condition: dict,
         guide: guidance.Guidance,
-        layout_keys=None,
+        condition_keys=None,
         cache_modulation: bool = False,
     ) -> samplers.DenoiseFn:
         """State, t -> Prediction under this condition, guided.
 
-        A layout process noises the layout afresh at each step; with `layout_keys`, one per example, by one noise kept
+        What changes on the way is noised afresh at each step; with `condition_keys`, one per example, by one noise kept
         through the chain, so that its mask only ever opens up. cache_modulation: what a condition that does not change
         does to the network is computed here: the null condition, and, where it takes no more than MODULATION_LIMIT of
-        memory, a layout without a process.
+        memory, the condition itself.
         """
+        given = self.given
         cacheable = cache_modulation and self.network.conditioning == "spade"
-
-        def modulated(given: dict) -> dict:
-            if not cacheable:
-                return given
-            modulation = self.network.apply({"params": params}, **given, method="modulation")
-            takes = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(modulation))
-            return {"modulation": modulation} if takes <= MODULATION_LIMIT else given
-
-        apply = lambda x, time, given: self.network.apply({"params": params}, x, time, **given)  # noqa: E731
-        null = self.null(condition)
+        seen = self._modulated if cacheable else lambda params, condition: condition
+        null = given.null(condition)
         if cacheable:
             null = jax.tree.map(lambda a: a[:1], null)  # the null condition is the same for all
-        null = modulated(null) if guide.needs_null else None
-        clean = modulated(condition) if self.layout_process is None else None
-        kept = None if layout_keys is None else self.layout_noise(condition["layout"], layout_keys)
+        null = seen(params, null) if guide.needs_null else None
+        if not given.changes:
+            clean = seen(params, condition)
+            shown = lambda times, keys: clean  # noqa: E731
+        elif condition_keys is not None:
+            kept = given.noise(condition, condition_keys)
+            shown = lambda times, keys: given.at(condition, times, kept)  # noqa: E731
+        else:
+            shown = lambda times, keys: given.at(condition, times, given.noise(condition, keys))  # noqa: E731
 
         def denoise(state: joint.State, t, keys) -> joint.Prediction:
             x, times = state.image, jnp.full((state.batch,), t)
-            given = clean
-            if given is None:
-                noise = kept if kept is not None else self.layout_noise(condition["layout"], keys)
-                given = self.noised(condition, times, noise)
-            network_time = self.network_time(times)
-            output = apply(x, network_time, given)
+            apply = lambda seen: self._apply(params, x, times, seen)  # noqa: E731
+            output = apply(shown(times, keys))
             if guide.needs_null:
                 output = jax.lax.cond(
                     guide.active(t, self.process.num_steps),
-                    lambda: guide.combine(output, apply(x, network_time, null), self.image_channels),
+                    lambda: guide.combine(output, apply(null), self.image_channels),
                     lambda: output,
                 )
             return joint.Prediction(gaussian.predict(self.process, output, x, times))
 
         return denoise
+
+    def _apply(self, params, x, times, seen: dict):
+        return self.network.apply({"params": params}, x, self.network_time(times), **seen)
+
+    def _modulated(self, params, condition: dict) -> dict:
+        """What the condition does to the network, in its place, where that is not too large."""
+        modulation = self.network.apply({"params": params}, **condition, method="modulation")
+        takes = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(modulation))
+        return {"modulation": modulation} if takes <= MODULATION_LIMIT else condition
 
 
 def to_unit(image):
@@ -170,91 +180,3 @@ def to_unit(image):
 def to_pixels(x):
     """[-1, 1] -> 8-bit pixels, rounded."""
     return jnp.round((jnp.clip(x, -1, 1) + 1) * 127.5).astype(jnp.uint8)
-
-
-def build_process(config: Experiment) -> gaussian.Gaussian:
-    c = config.process
-    make_schedule = choose(schedules.SCHEDULES, c.schedule, "config.process.schedule")
-    choose(gaussian.PARAMETERISATIONS, c.parameterisation, "config.process.parameterisation")
-    choose(gaussian.VARIANCES, c.variance, "config.process.variance")
-    return gaussian.Gaussian(make_schedule(c.steps), c.parameterisation, c.variance)
-
-
-def build_layout_process(
-    config: Experiment, num_classes: int, rates: np.ndarray | None
-) -> categorical.Categorical | None:
-    """`rates`: psi phi per class, or the table of gamma, where the schedule asks for one."""
-    c, steps = config.layout, config.process.steps
-    if choose(("none", "absorbing"), c.transition, "config.layout.transition") == "none":
-        return None
-    if c.lag not in (0, 1) or (c.lag and c.schedule not in ("classwise", "linear")):
-        raise ConfigError(
-            f"config.layout.lag is {c.lag}; expected 0, or, for a classwise or linear schedule, 1: the released code's clock"
-        )
-    if c.schedule != "classwise" and (c.eta, c.floor) != (1.0, True):
-        raise ConfigError(
-            f"config.layout.eta is {c.eta} and floor {c.floor}, which only a classwise schedule has, not {c.schedule}"
-        )
-    schedule = choose(
-        {
-            "classwise": lambda: class_schedules.classwise(steps, rates, c.eta, floor=c.floor, lag=c.lag),
-            "linear": lambda: class_schedules.linear(steps, num_classes, c.lag),
-            "cosine": lambda: class_schedules.Cosine(steps, num_classes),
-            "table": lambda: class_schedules.table(rates),
-        },
-        c.schedule,
-        "config.layout.schedule",
-    )()
-    if (schedule.num_steps, schedule.num_classes) != (steps, num_classes):
-        raise ConfigError(
-            f"config.layout.rates={c.rates} is for {schedule.num_classes} classes and {schedule.num_steps} steps; the data "
-            f"have {num_classes} classes, config.process.steps is {steps}"
-        )
-    if not schedule.continuous and build_process(config).schedule.continuous:
-        raise ConfigError(
-            f"config.layout.schedule is {c.schedule}, which knows whole times only, but config.process.schedule is "
-            f"{config.process.schedule}, in real time; choose classwise, linear or cosine, or another image schedule"
-        )
-    return categorical.Categorical(schedule)
-
-
-def build(
-    config: Experiment, num_classes: int, has_instances: bool, rates: np.ndarray | None = None
-) -> Method:
-    """The method that a configuration spells, for a data set with these classes and (where asked for) class rates."""
-    process = build_process(config)
-    edges = config.data.edges and has_instances
-    model = dict(vars(config.model))
-    choose(spade_unet.CONDITIONINGS, config.model.conditioning, "config.model.conditioning")
-    choose(layers.ATTENTIONS, config.model.attention_kind, "config.model.attention_kind")
-    choose(layers.LABEL_CONVS, config.model.label_conv, "config.model.label_conv")
-    dtypes = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
-    model["dtype"] = choose(dtypes, config.model.dtype, "config.model.dtype")
-    network = spade_unet.SpadeUNet(
-        num_classes=num_classes,
-        edge_channel=edges,
-        image_channels=3,
-        out_channels=3 * process.output_channels_per_channel,
-        **model,
-    )
-    choose(losses.WEIGHTINGS, config.loss.weighting, "config.loss.weighting")
-    gamma = config.loss.p2_gamma if config.loss.weighting == "p2" else config.loss.min_snr_gamma
-    network.check_size(*config.data.size)
-    return Method(
-        process=process,
-        network=network,
-        num_classes=num_classes,
-        edges=edges,
-        weighting=losses.Weighting(config.loss.weighting, gamma),
-        vlb_weight=config.loss.vlb_weight,
-        condition_dropout=config.loss.condition_dropout,
-        layout_process=build_layout_process(config, num_classes, rates),
-    )
-
-
-def build_time_sampler(config: Experiment, process: gaussian.Gaussian) -> losses.TimeSampler:
-    kinds = {
-        "uniform": lambda: losses.UniformTime(process.num_steps, process.schedule.continuous),
-        "loss_aware": lambda: losses.LossAwareTime.create(process.num_steps),
-    }
-    return choose(kinds, config.loss.time_sampling, "config.loss.time_sampling")()

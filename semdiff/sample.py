@@ -92,7 +92,7 @@ class Chain:
     def build(cls, method: Method, c: Sample) -> "Chain":
         choose(("mean", "all"), c.guidance_channels, "config.sample.guidance_channels")
         choose(("fresh", "coherent"), c.layout_noise, "config.sample.layout_noise")
-        if c.layout_noise == "coherent" and method.layout_process is None:
+        if c.layout_noise == "coherent" and not method.given.changes:
             raise ConfigError(
                 "config.sample.layout_noise is coherent, but config.layout.transition is none: layouts are not noised"
             )
@@ -142,8 +142,8 @@ class Chain:
         guide = guidance.Guidance(
             c.guidance if weight is None else weight, c.guidance_channels, c.guidance_interval
         )
-        layout_keys = samplers.fold_in(keys, 2) if c.layout_noise == "coherent" else None
-        return self.method.denoise_fn(params, condition, guide, layout_keys, c.cache_modulation)
+        kept_keys = samplers.fold_in(keys, 2) if c.layout_noise == "coherent" else None
+        return self.method.denoise_fn(params, condition, guide, kept_keys, c.cache_modulation)
 
 
 def build_generate(method: Method, c: Sample, progress: Callable[[int], None] | None = None) -> Callable:
@@ -242,7 +242,7 @@ def tasks_of(method: Method, example: dict, c: Sample, size: tuple[int, int] | N
         example = augment.squash(layout_only, size)
     layout = np.asarray(example["layout"], np.int32)
     edges = None
-    if method.edges:
+    if method.given.edges:
         edges = example["edges"] if "edges" in example else augment.edges(example["instance"])
     multiple = method.network.size_multiple
     for copy in range(c.per_layout):
@@ -458,11 +458,11 @@ def sample(config: Experiment, method: Method, params, weights: str, info: Info,
     """Layouts (a folder's, else the evaluation split's) -> images, N per layout."""
     c = config.sample
     if c.layouts:
-        source = inputs.layouts_source(c.layouts, info, method.edges, c.unlabelled)
+        source = inputs.layouts_source(c.layouts, info, method.given.edges, c.unlabelled)
         size = folder_size(config)
     else:
         source, size = inputs.evaluation_source(config.data, config.seed), config.data.size
-        inputs.check_same_classes(info, source.info, method.edges)
+        inputs.check_same_classes(info, source.info, method.given.edges)
     output = Output(folder, settings_of(config, weights), info)
     mine = parallel.share(range(min(c.limit or len(source), len(source))))
     resized = Resized(size)

@@ -8,12 +8,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from semdiff import draw, inputs, logs, parallel
+from semdiff.build import build_layout_process
 from semdiff.checkpoint import prepare_workdir
 from semdiff.config import Experiment, Layout
 from semdiff.data import augment, noise
 from semdiff.data.source import Source
 from semdiff.diffusion import categorical, class_schedules
-from semdiff.method import build_layout_process
 from semdiff.sample import label_dtype
 
 STRIP = 7  # times at which a layout is shown being masked

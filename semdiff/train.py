@@ -18,11 +18,13 @@ import optax
 from flax import struct
 from jax.experimental import multihost_utils
 
-from semdiff import checkpoint, inputs, lock, logs, method, parallel, sample
+from semdiff import build, checkpoint, inputs, lock, logs, parallel, sample
 from semdiff.config import Experiment, Optimizer, choose
 from semdiff.convert import weights
 from semdiff.data import pipeline
 from semdiff.data.source import Source
+from semdiff.diffusion import losses
+from semdiff.method import Method
 from semdiff.parallel import Collective
 from semdiff.paths import local_path
 
@@ -87,7 +89,7 @@ def clipped(limit: float) -> optax.GradientTransformation:
 class Trainer:
     """The pure functions of a run."""
 
-    method: method.Method
+    method: Method
     optimizer: optax.GradientTransformation
     rate: optax.Schedule
     config: Experiment
@@ -103,7 +105,7 @@ class Trainer:
             params=params,
             ema=jax.tree.map(jnp.copy, params),
             opt_state=self.optimizer.init(params),
-            time_sampler=method.build_time_sampler(self.config, self.method.process),
+            time_sampler=build.build_time_sampler(self.config, self.method.process),
             bad_steps=zero,
             bad_in_row=jnp.copy(zero),
         )
@@ -185,9 +187,7 @@ class Trainer:
 
     def validate(self, params, batch: dict, key) -> dict:
         """Loss terms on a batch, without dropping anything."""
-        uniform = method.losses.UniformTime(
-            self.method.process.num_steps, self.method.process.schedule.continuous
-        )
+        uniform = losses.UniformTime(self.method.process.num_steps, self.method.process.schedule.continuous)
         keys = example_keys(key, batch["slot"])
         terms, _, _ = self.method.loss(params, batch, keys, uniform, train=False)
         return {k: (v * batch["valid"]).sum() / batch["valid"].sum() for k, v in terms.items()}
@@ -203,7 +203,7 @@ def _micro(array, parts: int):
 
 
 def build_trainer(config: Experiment, info, rates: np.ndarray | None = None) -> Trainer:
-    spelled = method.build(config, info.num_classes, info.has_instances, rates)
+    spelled = build.build_method(config, info.num_classes, info.has_instances, rates)
     optimizer = build_optimizer(config.optimizer, config.train.steps)
     return Trainer(spelled, optimizer, learning_rate(config.optimizer, config.train.steps), config)
 
@@ -228,7 +228,7 @@ def prepare(config: Experiment, workdir: Path, config_name: str) -> Run:
     rates = inputs.class_rates(config, source, workdir)
     trainer, strategy = build_trainer(config, source.info, rates), parallel.build(c)
     logs.say(logs.opening_lines(strategy, config_name, workdir, inputs.describe(source, config.data)), main)
-    about = checkpoint.describe(config, inputs.identity(source.info, trainer.method.edges, rates))
+    about = checkpoint.describe(config, inputs.identity(source.info, trainer.method.given.edges, rates))
     checkpoints = checkpoint.Checkpoints(workdir, c.keep, c.save_every)
     key, start = jax.random.fold_in(jax.random.key(config.seed), 0), checkpoints.latest() or 0
     if start:
@@ -335,7 +335,7 @@ class Evaluator:
     def __init__(self, trainer: Trainer, config: Experiment, info, writer: logs.Writer):
         self.config, self.writer = config, writer
         self.source = inputs.evaluation_source(config.data, config.seed)
-        inputs.check_same_classes(info, self.source.info, trainer.method.edges)
+        inputs.check_same_classes(info, self.source.info, trainer.method.given.edges)
         self.validate = jax.jit(trainer.validate)
         rows = config.train.grid
         self.grid = (

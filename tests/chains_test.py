@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from tiny import tiny_experiment
 
-from semdiff import method, sample
+from semdiff import build, sample
 from semdiff.config import Layout, Sample
 
 FIXTURE = Path(__file__).with_name("chains.json")
@@ -33,7 +33,7 @@ def images(name: str) -> np.ndarray:
     """The same on every machine, but for rounding: weights and layouts come from numpy."""
     layout, sampling, edited = CASES[name]
     config = replace(tiny_experiment(), layout=layout)
-    spelled = method.build(config, CLASSES, has_instances=True)
+    spelled = build.build_method(config, CLASSES, has_instances=True)
     shapes = jax.eval_shape(lambda k: spelled.init(k, SIZE), jax.random.key(0))
     rng = np.random.default_rng(0)
     params = jax.tree.map(lambda a: np.asarray(0.1 * rng.normal(size=a.shape), np.float32), shapes)

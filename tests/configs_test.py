@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from semdiff import method, train
+from semdiff import build, train
 from semdiff.config import ConfigError, Experiment, Layout, default, parse
 from semdiff.data import SOURCES, classes, statistics
 from semdiff.data.scenes import Scenes
@@ -80,9 +80,11 @@ def rates_of(config: Experiment, num_classes: int) -> np.ndarray | None:
     return statistics.released_rates(config.layout.rates)
 
 
-def build(name: str):
+def built_from(name: str):
     config, info = read(name), INFOS[name]
-    return method.build(config, info.num_classes, info.has_instances, rates_of(config, info.num_classes))
+    return build.build_method(
+        config, info.num_classes, info.has_instances, rates_of(config, info.num_classes)
+    )
 
 
 def test_every_config_is_known_here():
@@ -93,11 +95,11 @@ def test_every_config_is_known_here():
 def test_parses_and_builds(name):
     config, info = read(name), INFOS[name]
     assert config.data.source in SOURCES
-    built = build(name)
-    assert built.num_classes == built.network.num_classes == info.num_classes
-    assert built.edges == built.network.edge_channel == info.has_instances
+    built = built_from(name)
+    assert built.given.num_classes == built.network.num_classes == info.num_classes
+    assert built.given.edges == built.network.edge_channel == info.has_instances
     assert built.condition_dropout == config.loss.condition_dropout
-    method.build_time_sampler(config, built.process)
+    build.build_time_sampler(config, built.process)
     train.build_optimizer(config.optimizer, config.train.steps)
 
 
@@ -154,15 +156,15 @@ def test_official_scdm_configs_are_the_published_ones(name):
         )
     else:
         assert (c.steps, c.extrapolation, c.threshold) == (1000, 0.0, "static")
-    assert build(name).layout_process.schedule.lag == 1
+    assert built_from(name).given.process.schedule.lag == 1
 
 
 @pytest.mark.parametrize("name", [name for name in INFOS if not name.endswith((":2", ":25"))])
 def test_real_size_fits_together(name):
     """Shapes of the whole network at the real size, without computing it."""
-    config, built = read(name), build(name)
+    config, built = read(name), built_from(name)
     h, w = config.data.size
-    edges = jax.ShapeDtypeStruct((2, h, w), jnp.uint8) if built.edges else None
+    edges = jax.ShapeDtypeStruct((2, h, w), jnp.uint8) if built.given.edges else None
     layout = jax.ShapeDtypeStruct((2, h, w), jnp.int32)
     x, time = (jax.ShapeDtypeStruct(shape, jnp.float32) for shape in ((2, h, w, 3), (2,)))
     output, variables = jax.eval_shape(
@@ -207,7 +209,7 @@ def made_up_state(trainer: train.Trainer) -> train.TrainState:
     fresh = jax.eval_shape(trainer.init, jax.random.key(0))
     params = jax.tree.map(lambda a: jnp.asarray(0.1 * rng.standard_normal(a.shape), a.dtype), fresh.params)
     zeros = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), fresh)
-    time_sampler = method.build_time_sampler(trainer.config, trainer.method.process)
+    time_sampler = build.build_time_sampler(trainer.config, trainer.method.process)
     return zeros.replace(params=params, ema=params, time_sampler=time_sampler)
 
 
@@ -294,7 +296,7 @@ def test_whole_numbers_pass_as_floats():
 )
 def test_unknown_choices_are_refused_in_words(key, words):
     with pytest.raises(ConfigError, match=rf"config.{key} is 'nonsense'; choose one of .*{words}"):
-        method.build(parse(changed(key, "nonsense")), 5, False)
+        build.build_method(parse(changed(key, "nonsense")), 5, False)
 
 
 def test_other_unknown_choices_are_refused_in_words():
@@ -302,7 +304,7 @@ def test_other_unknown_choices_are_refused_in_words():
     with pytest.raises(
         ConfigError, match=r"config.loss.time_sampling is 'nonsense'; choose one of loss_aware"
     ):
-        method.build_time_sampler(config, method.build_process(config))
+        build.build_time_sampler(config, build.build_process(config))
     config = parse(changed("optimizer.decay", "nonsense"))
     with pytest.raises(ConfigError, match=r"config.optimizer.decay is 'nonsense'; choose one of constant"):
         train.build_optimizer(config.optimizer, 10)

@@ -12,6 +12,7 @@ import pytest
 PACKAGE = Path(__file__).resolve().parent.parent / "semdiff"
 ROOMS = ("diffusion", "models", "data", "metrics", "convert")
 JOINERS = (
+    "build",
     "method",
     "train",
     "sample",

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from tiny import tiny_experiment
 
-from semdiff import evaluate, inputs, method, sample
+from semdiff import build, evaluate, inputs, sample
 from semdiff.data import statistics
 
 WEIGHTS = (1.0, 1.5, 3.0)
@@ -22,7 +22,7 @@ def setting():
     sizes = {"segmenter_steps": 2, "segmenter_width": 8, "limit": 5, "grid": 1, "guidance": WEIGHTS}
     config = replace(config, evaluate=replace(config.evaluate, **sizes))
     info = inputs.training_source(config.data, 0).info
-    spelled = method.build(config, info.num_classes, info.has_instances)
+    spelled = build.build_method(config, info.num_classes, info.has_instances)
     shapes = jax.eval_shape(lambda k: spelled.init(k, config.data.size), jax.random.key(0))
     rng = np.random.default_rng(0)
     return config, spelled, jax.tree.map(lambda a: 0.2 * rng.normal(size=a.shape).astype("f"), shapes), info

@@ -17,7 +17,7 @@ import pytest
 from PIL import Image
 from tiny import tiny_config, tiny_experiment
 
-from semdiff import main
+from semdiff import build, main
 from semdiff.config import parse
 
 ROOT = Path(__file__).parents[1]
@@ -450,12 +450,12 @@ def test_a_checkpoint_of_another_network_is_refused_key_by_key(trained, run):
 def test_training_starts_from_given_weights(trained, run, tmp_path):
     import jax
 
-    from semdiff import inputs, method
+    from semdiff import inputs
     from semdiff.convert.weights import save_weights
 
     config = tiny_experiment()
     info = inputs.training_source(config.data, 0).info
-    spelled = method.build(config, info.num_classes, info.has_instances)
+    spelled = build.build_method(config, info.num_classes, info.has_instances)
     shapes = jax.eval_shape(lambda k: spelled.init(k, config.data.size), jax.random.key(0))
     params = jax.tree.map(lambda a: np.full(a.shape, 0.01, np.float32), shapes)
     save_weights(tmp_path / "w.safetensors", params, {})

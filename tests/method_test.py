@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 from tiny import tiny_experiment
 
-from semdiff import config, method
+from semdiff import build, config, method
 from semdiff.diffusion import categorical, class_schedules, gaussian, guidance, schedules
 from semdiff.diffusion.joint import State
 from semdiff.diffusion.losses import UniformTime
-from semdiff.method import Method
+from semdiff.method import LayoutGiven, Method
 
 
 class Echo:
@@ -51,7 +51,7 @@ class Spy(Echo):
 
 def spelled(**changes):
     process = gaussian.Gaussian(schedules.linear(1000))
-    return dataclasses.replace(Method(process, Echo(), num_classes=3, edges=True), **changes)
+    return dataclasses.replace(Method(process, Echo(), LayoutGiven(num_classes=3, edges=True)), **changes)
 
 
 def condition(batch=2):
@@ -63,7 +63,7 @@ def keys(n=2):
 
 
 def test_the_null_condition_is_neither_a_class_nor_the_mask():
-    null = spelled().null(condition())
+    null = spelled().given.null(condition())
     assert set(np.unique(null["layout"])) == {4}  # K = 3: classes 0..2, MASK 3
     assert not np.asarray(null["edges"]).any()
 
@@ -153,7 +153,8 @@ MASK, NULL = 3, 4
 def noising(schedule=None, **changes):
     """SCDM: K = 3 classes, masked at very different times."""
     schedule = schedule or class_schedules.classwise(1000, RATES)
-    return spelled(network=Spy(), layout_process=categorical.Categorical(schedule), **changes)
+    given = LayoutGiven(3, True, categorical.Categorical(schedule))
+    return spelled(network=Spy(), given=given, **changes)
 
 
 def large_batch(n=24, side=40):
@@ -180,7 +181,7 @@ def test_the_network_sees_each_class_with_its_own_share_at_the_images_time():
     _, t, _ = m.loss(jnp.float32(1.0), data, keys(24), UniformTime(1000))
     [(layouts, edges)] = m.network.shown
     np.testing.assert_array_equal(edges, data["edges"])  # borders between instances are never masked
-    gammas = np.asarray(m.layout_process.schedule.keep(t))
+    gammas = np.asarray(m.given.process.schedule.keep(t))
     assert gammas.min() < 0.2  # there is something to tell apart
     assert np.ptp(gammas, axis=1).max() > 0.5
     for shown, layout, gamma in zip(layouts, data["layout"], gammas):
@@ -235,7 +236,7 @@ def test_at_gamma_1_it_is_sdm():
 
 
 def large_condition(n=2, side=24):
-    return noising().condition(large_batch(n, side))
+    return noising().given.condition(large_batch(n, side))
 
 
 def layouts_at(m, given, times, step_keys, **options):
@@ -262,28 +263,28 @@ def test_sampling_masks_afresh_at_each_step():
     early, late = layouts_at(m, given, [300, 700], keys_of(1, 2))
     assert ((early == MASK) & (late != MASK)).any()  # no trajectory
     for shown, t in ((first, 700), (early, 300)):
-        assert_kept(shown, given["layout"], m.layout_process.schedule.keep(jnp.asarray([t]))[0])
+        assert_kept(shown, given["layout"], m.given.process.schedule.keep(jnp.asarray([t]))[0])
 
 
 def test_with_layout_keys_masks_only_open_up():
     m, given = noising(), large_condition()
     times, (kept_keys, other_keys) = [1000, 950, 700, 400, 100, 1], keys_of(10, 11)
-    chain = layouts_at(m, given, times, keys_of(*range(6)), layout_keys=kept_keys)
+    chain = layouts_at(m, given, times, keys_of(*range(6)), condition_keys=kept_keys)
     masks = [layout == MASK for layout in chain]
     assert masks[0].all()
     for later, earlier in itertools.pairwise(masks):
         assert not (earlier & ~later).any()
         assert earlier.sum() < later.sum()
-    other_steps = layouts_at(m, given, times, keys_of(*range(20, 26)), layout_keys=kept_keys)
+    other_steps = layouts_at(m, given, times, keys_of(*range(20, 26)), condition_keys=kept_keys)
     np.testing.assert_array_equal(chain, other_steps)
-    other_masks = layouts_at(m, given, times, keys_of(*range(6)), layout_keys=other_keys)
+    other_masks = layouts_at(m, given, times, keys_of(*range(6)), condition_keys=other_keys)
     assert (other_masks[2] != chain[2]).any()
     assert (masks[2][0] != masks[2][1]).any()
 
 
 def test_a_clean_layout_ignores_every_key():
     given = large_condition()
-    for options in ({}, {"layout_keys": keys_of(5)[0]}):
+    for options in ({}, {"condition_keys": keys_of(5)[0]}):
         for layout in layouts_at(spelled(network=Spy()), given, [1000, 3], keys_of(1, 2), **options):
             np.testing.assert_array_equal(layout, given["layout"])
 
@@ -335,7 +336,7 @@ def layout_process(read=None, **layout):
     """For 3 classes and 50 steps; `read` is what config.layout.rates has named."""
     layout = config.Layout(**({"transition": "absorbing"} | layout))
     experiment = dataclasses.replace(tiny_experiment(), layout=layout)
-    return method.build_layout_process(experiment, 3, read)
+    return build.build_layout_process(experiment, 3, read)
 
 
 OPTIONS = {
@@ -368,7 +369,7 @@ def test_a_layout_process_by_its_configuration(x64):
 def test_without_a_transition_there_is_no_layout_process():
     assert layout_process(transition="none") is None
     assert layout_process(transition="none", schedule="unknown", lag=7) is None
-    assert method.build(tiny_experiment(), 16, True).layout_process is None
+    assert build.build_method(tiny_experiment(), 16, True).given.process is None
 
 
 @pytest.mark.parametrize(
@@ -420,4 +421,4 @@ def test_a_table_of_whole_times_does_not_go_with_images_in_real_time():
     with pytest.raises(
         config.ConfigError, match=r"layout\.schedule is table, .*process\.schedule is cosine_log_snr"
     ):
-        method.build_layout_process(experiment, 3, np.ones((51, 3)))
+        build.build_layout_process(experiment, 3, np.ones((51, 3)))

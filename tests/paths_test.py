@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 from tiny import tiny_experiment
 
-from semdiff import checkpoint, edit, evaluate, inputs, main, method, train
+from semdiff import build, checkpoint, edit, evaluate, inputs, main, train
 from semdiff.config import ConfigError
 from semdiff.paths import local_path
 
@@ -59,7 +59,12 @@ def edit_of(**folders):
     c = replace(tiny_experiment().edit, **{"images": "i", "layouts": "l", "masks": "m"} | folders)
     info = scenes()
     edit.edit(
-        experiment(edit=vars(c)), method.build(tiny_experiment(), 16, False), None, "w", info, Path("out")
+        experiment(edit=vars(c)),
+        build.build_method(tiny_experiment(), 16, False),
+        None,
+        "w",
+        info,
+        Path("out"),
     )
 
 

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from jax.experimental import io_callback
 
-from semdiff import config, method, presets, sample
+from semdiff import build, config, presets, sample
 from semdiff.diffusion import categorical, gaussian, samplers
 
 RELEASED = json.loads(Path(__file__).with_name("released_scdm.json").read_text())
@@ -88,7 +88,7 @@ def test_released_sampling(x64_everywhere, monkeypatch):
     given = draws()
     c = config.parse(presets.scdm("25", "coco_stuff"))
     network, sampler = Sine(given["weights"]), Noting()
-    spelled = replace(method.build(c, K, True, np.array(RELEASED["rates"])), network=network)
+    spelled = replace(build.build_method(c, K, True, np.array(RELEASED["rates"])), network=network)
     normal, chance = iter([given["start"], *given["noise"]]), iter(given["chance"])
     monkeypatch.setitem(samplers.SAMPLERS, "ancestral", lambda: sampler)
     monkeypatch.setattr(gaussian, "normal", lambda keys, like: give(normal, like))

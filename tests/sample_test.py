@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 from tiny import tiny_experiment
 
-from semdiff import edit, inputs, method, sample
+from semdiff import build, edit, inputs, sample
 from semdiff.config import ConfigError, Layout, Sample
 from semdiff.data import augment
 from semdiff.data.classes import read_description
@@ -23,7 +23,7 @@ def setting():
     config = tiny_experiment()
     config = replace(config, data=replace(config.data, edges=False))
     info = inputs.training_source(config.data, 0).info
-    spelled = method.build(config, info.num_classes, info.has_instances)
+    spelled = build.build_method(config, info.num_classes, info.has_instances)
     shapes = jax.eval_shape(lambda k: spelled.init(k, config.data.size), jax.random.key(0))
     rng = np.random.default_rng(0)
     params = jax.tree.map(lambda a: np.asarray(0.2 * rng.normal(size=a.shape), np.float32), shapes)
@@ -303,7 +303,7 @@ def test_squashed_layouts_keep_their_edges(setting):
     example = inputs.evaluation_source(config.data, 0)[0]
     small = augment.squash(example, (4, 4))
     info = inputs.training_source(config.data, 0).info
-    spelled = method.build(config, info.num_classes, info.has_instances)
+    spelled = build.build_method(config, info.num_classes, info.has_instances)
     (task,) = sample.tasks_of(spelled, example, config.sample, (4, 4))
     np.testing.assert_array_equal(task.edges, augment.edges(small["instance"]))
 
@@ -313,7 +313,7 @@ def scdm(setting):
     """The same network, its layout masked on the way."""
     config, _, params, info = setting
     config = replace(config, layout=Layout(transition="absorbing", schedule="linear"))
-    return config, method.build(config, info.num_classes, info.has_instances), params, info
+    return config, build.build_method(config, info.num_classes, info.has_instances), params, info
 
 
 def test_a_noised_layout_changes_the_image_and_its_noise_may_be_kept(scdm, setting, tmp_path):

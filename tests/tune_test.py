@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from tiny import tiny_experiment
 
-from semdiff import inputs, method, sample, tune
+from semdiff import build, inputs, method, sample, tune
 from semdiff.config import ConfigError, Sample, Tune
 from semdiff.diffusion import schedules
 
@@ -23,7 +23,7 @@ def setting():
     settings = replace(config.sample, sampler="dpmpp_2m", steps=4)
     config = replace(config, sample=settings, tune=Tune(steps=STEPS, layouts=4, teacher=12))
     info = inputs.training_source(config.data, 0).info
-    spelled = method.build(config, info.num_classes, info.has_instances)
+    spelled = build.build_method(config, info.num_classes, info.has_instances)
     shapes = jax.eval_shape(lambda k: spelled.init(k, config.data.size), jax.random.key(0))
     rng = np.random.default_rng(0)
     params = jax.tree.map(lambda a: np.asarray(0.2 * rng.normal(size=a.shape), np.float32), shapes)

@@ -1,0 +1,99 @@
+"""From a configuration to a method: the one place where the papers are spelled.
+
+SDM (2207.00050): a SPADE-UNet that is given the layout. SCDM (2402.16506): the same, its layout masked class by class at the
+image's t; SDM is SCDM at gamma = 1.
+"""
+
+import jax.numpy as jnp
+import numpy as np
+
+from semdiff.config import ConfigError, Experiment, choose
+from semdiff.diffusion import categorical, class_schedules, gaussian, losses, schedules
+from semdiff.method import LayoutGiven, Method
+from semdiff.models import layers, spade_unet
+
+
+def build_process(config: Experiment) -> gaussian.Gaussian:
+    c = config.process
+    make_schedule = choose(schedules.SCHEDULES, c.schedule, "config.process.schedule")
+    choose(gaussian.PARAMETERISATIONS, c.parameterisation, "config.process.parameterisation")
+    choose(gaussian.VARIANCES, c.variance, "config.process.variance")
+    return gaussian.Gaussian(make_schedule(c.steps), c.parameterisation, c.variance)
+
+
+def build_layout_process(
+    config: Experiment, num_classes: int, rates: np.ndarray | None
+) -> categorical.Categorical | None:
+    """`rates`: psi phi per class, or the table of gamma, where the schedule asks for one."""
+    c, steps = config.layout, config.process.steps
+    if choose(("none", "absorbing"), c.transition, "config.layout.transition") == "none":
+        return None
+    if c.lag not in (0, 1) or (c.lag and c.schedule not in ("classwise", "linear")):
+        raise ConfigError(
+            f"config.layout.lag is {c.lag}; expected 0, or, for a classwise or linear schedule, 1: the released code's clock"
+        )
+    if c.schedule != "classwise" and (c.eta, c.floor) != (1.0, True):
+        raise ConfigError(
+            f"config.layout.eta is {c.eta} and floor {c.floor}, which only a classwise schedule has, not {c.schedule}"
+        )
+    schedule = choose(
+        {
+            "classwise": lambda: class_schedules.classwise(steps, rates, c.eta, floor=c.floor, lag=c.lag),
+            "linear": lambda: class_schedules.linear(steps, num_classes, c.lag),
+            "cosine": lambda: class_schedules.Cosine(steps, num_classes),
+            "table": lambda: class_schedules.table(rates),
+        },
+        c.schedule,
+        "config.layout.schedule",
+    )()
+    if (schedule.num_steps, schedule.num_classes) != (steps, num_classes):
+        raise ConfigError(
+            f"config.layout.rates={c.rates} is for {schedule.num_classes} classes and {schedule.num_steps} steps; the data "
+            f"have {num_classes} classes, config.process.steps is {steps}"
+        )
+    if not schedule.continuous and build_process(config).schedule.continuous:
+        raise ConfigError(
+            f"config.layout.schedule is {c.schedule}, which knows whole times only, but config.process.schedule is "
+            f"{config.process.schedule}, in real time; choose classwise, linear or cosine, or another image schedule"
+        )
+    return categorical.Categorical(schedule)
+
+
+def build_method(
+    config: Experiment, num_classes: int, has_instances: bool, rates: np.ndarray | None = None
+) -> Method:
+    """The method that a configuration spells, for a data set with these classes and (where asked for) class rates."""
+    process = build_process(config)
+    edges = config.data.edges and has_instances
+    model = dict(vars(config.model))
+    choose(spade_unet.CONDITIONINGS, config.model.conditioning, "config.model.conditioning")
+    choose(layers.ATTENTIONS, config.model.attention_kind, "config.model.attention_kind")
+    choose(layers.LABEL_CONVS, config.model.label_conv, "config.model.label_conv")
+    dtypes = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
+    model["dtype"] = choose(dtypes, config.model.dtype, "config.model.dtype")
+    network = spade_unet.SpadeUNet(
+        num_classes=num_classes,
+        edge_channel=edges,
+        image_channels=3,
+        out_channels=3 * process.output_channels_per_channel,
+        **model,
+    )
+    choose(losses.WEIGHTINGS, config.loss.weighting, "config.loss.weighting")
+    gamma = config.loss.p2_gamma if config.loss.weighting == "p2" else config.loss.min_snr_gamma
+    network.check_size(*config.data.size)
+    return Method(
+        process=process,
+        network=network,
+        given=LayoutGiven(num_classes, edges, build_layout_process(config, num_classes, rates)),
+        weighting=losses.Weighting(config.loss.weighting, gamma),
+        vlb_weight=config.loss.vlb_weight,
+        condition_dropout=config.loss.condition_dropout,
+    )
+
+
+def build_time_sampler(config: Experiment, process: gaussian.Gaussian) -> losses.TimeSampler:
+    kinds = {
+        "uniform": lambda: losses.UniformTime(process.num_steps, process.schedule.continuous),
+        "loss_aware": lambda: losses.LossAwareTime.create(process.num_steps),
+    }
+    return choose(kinds, config.loss.time_sampling, "config.loss.time_sampling")()
