@@ -159,6 +159,27 @@ def test_each_half_may_have_its_own_time(kind):
     np.testing.assert_array_equal(got.layout, alone.layout)
 
 
+@pytest.mark.parametrize("last", ["argmax", "draw"])
+@pytest.mark.parametrize("kind", LAYOUTS)
+def test_a_joint_step_is_a_step_of_each_half(kind, last):
+    layout, n = LAYOUTS[kind], 3
+    state, prediction, keys = random_state(n), random_prediction(n), keys_of(n)
+    s = ByHalf(jnp.asarray([0, 5, 100]), jnp.asarray([7, 0, 20]))
+    t = ByHalf(jnp.asarray([4, 90, 200]), jnp.asarray([50, 3, 199]))
+    sampler = Joint(DDIM(), LayoutStep(last))
+    got, _ = sampler.step(Process(IMAGE, layout), sampler.init(state), state, prediction, s, t, keys)
+    image, _ = DDIM().step(IMAGE, (), state.image, prediction.image, s.image, t.image, keys)
+    np.testing.assert_array_equal(got.image, image)
+    own = joint.layout_keys(keys)
+    drawn = categorical.p_step(layout, state.layout, prediction.layout, s.layout, t.layout, own)
+    into_data = np.asarray(got.layout)[1]  # the likeliest there
+    np.testing.assert_array_equal(np.delete(got.layout, 1, 0), np.delete(drawn, 1, 0))
+    likeliest = categorical.log_reverse(layout, state.layout, prediction.layout, s.layout, t.layout).argmax(
+        -1
+    )
+    np.testing.assert_array_equal(into_data, drawn[1] if last == "draw" else likeliest[1])
+
+
 @pytest.mark.parametrize("kind", LAYOUTS)
 def test_terms_of_the_bound_are_the_halves(kind):
     layout, n = LAYOUTS[kind], 4
