@@ -17,12 +17,12 @@ import numpy as np
 from absl import app, flags, logging
 
 from semdiff import evaluate, inputs, main, tune
+from semdiff.chains import passes
 from semdiff.config import parse
 from semdiff.data import augment
 from semdiff.method import to_pixels
 from semdiff.metrics import frechet
 from semdiff.metrics.segmentation import Confusion
-from semdiff.sample import passes
 
 STEPS = flags.DEFINE_list("steps", ["3", "4", "5", "6", "8", "12", "25"], "Numbers of steps.")
 SOLVERS = flags.DEFINE_list(

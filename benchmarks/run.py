@@ -21,7 +21,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from semdiff import parallel, sample, train
+from semdiff import chains, parallel, train
 from semdiff.config import Experiment, Process, parse
 from semdiff.data import pipeline
 from semdiff.data.scenes import Scenes
@@ -165,7 +165,7 @@ def sampling(preset: Preset, cache: bool | None = None) -> Callable:
     trainer = train.build_trainer(config, Data(preset.classes, preset.instances))
     params = jax.jit(lambda k: trainer.init(k).params)(jax.random.key(0))
     c = config.sample if cache is None else replace(config.sample, cache_modulation=cache)
-    generate = sample.build_generate(trainer.method, c)
+    generate = chains.build_generate(trainer.method, c)
     batch = random_batch(replace(config, train=replace(config.train, batch_size=c.batch_size)), preset)
     condition = {"layout": batch["layout"], "edges": batch.get("edges")}
     keys = jax.random.split(jax.random.key(0), c.batch_size)

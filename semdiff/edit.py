@@ -14,8 +14,9 @@ from semdiff.config import ConfigError, Edit, Experiment, Sample
 from semdiff.data.images import read_mask, read_photo
 from semdiff.data.source import Info
 from semdiff.method import Method
+from semdiff.outputs import Output, run_tasks, settings_of
 from semdiff.paths import local_path
-from semdiff.sample import Output, Runner, Task, padded, run_tasks, settings_of, tasks_of
+from semdiff.tasks import Runner, Task, padded, tasks_of
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")
 DRAWN = ("layout", "instance")  # what of an example was drawn on the image

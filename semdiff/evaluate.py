@@ -18,7 +18,7 @@ from semdiff.method import Method
 from semdiff.metrics import frechet, segmenter
 from semdiff.metrics.segmentation import Confusion
 from semdiff.paths import local_path
-from semdiff.sample import Grid, Runner, batched, tasks_of
+from semdiff.tasks import Grid, Runner, batched, tasks_of
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """What a paper is made of: a process, a network, and what is given.
 
-A `Method` gives train.py a loss and sample.py a denoise_fn; neither knows which paper it runs. `build.py` spells the papers.
+A `Method` gives train.py a loss and chains.py a denoise_fn; neither knows which paper it runs. `build.py` spells the papers.
 """
 
 from dataclasses import dataclass

@@ -14,7 +14,7 @@ from semdiff.config import Experiment, Layout
 from semdiff.data import augment, noise
 from semdiff.data.source import Source
 from semdiff.diffusion import categorical, class_schedules
-from semdiff.sample import label_dtype
+from semdiff.outputs import label_dtype
 
 STRIP = 7  # times at which a layout is shown being masked
 CURVE = 51  # points of a curve

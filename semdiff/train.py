@@ -18,7 +18,7 @@ import optax
 from flax import struct
 from jax.experimental import multihost_utils
 
-from semdiff import build, checkpoint, inputs, lock, logs, parallel, sample
+from semdiff import build, checkpoint, inputs, lock, logs, parallel, tasks
 from semdiff.config import Experiment, Optimizer, choose
 from semdiff.convert import weights
 from semdiff.data import pipeline
@@ -339,7 +339,7 @@ class Evaluator:
         self.validate = jax.jit(trainer.validate)
         rows = config.train.grid
         self.grid = (
-            sample.Grid(trainer.method, self.source, config.sample, config.data, rows) if rows else None
+            tasks.Grid(trainer.method, self.source, config.sample, config.data, rows) if rows else None
         )
 
     def run(self, step: int, ema) -> float:

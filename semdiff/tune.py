@@ -14,13 +14,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from semdiff import draw, inputs, logs, parallel
+from semdiff.chains import Chain
 from semdiff.checkpoint import prepare_workdir, write_json
 from semdiff.config import ConfigError, Experiment, Sample
 from semdiff.data import augment
 from semdiff.data.source import Info
 from semdiff.diffusion import samplers, schedules, timing
 from semdiff.method import Method, to_pixels
-from semdiff.sample import Chain, Task, tasks_of
+from semdiff.tasks import Task, tasks_of
 
 FILE = "times.json"
 SHOWN = 4  # layouts in the picture

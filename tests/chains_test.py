@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from tiny import tiny_experiment
 
-from semdiff import build, sample
+from semdiff import build, chains
 from semdiff.config import Layout, Sample
 
 FIXTURE = Path(__file__).with_name("chains.json")
@@ -45,7 +45,7 @@ def images(name: str) -> np.ndarray:
     if edited:
         given = {"known": rng.integers(0, 256, (2, *SIZE, 3), np.uint8), "free": rng.random((2, *SIZE)) < 0.5}
     keys = jax.random.split(jax.random.key(7), 2)
-    generate = sample.build_generate(spelled, sampling)
+    generate = chains.build_generate(spelled, sampling)
     return np.asarray(generate(params, condition, keys, **given, resample=2 if edited else 1))
 
 

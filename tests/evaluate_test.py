@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from tiny import tiny_experiment
 
-from semdiff import build, evaluate, inputs, sample
+from semdiff import build, evaluate, inputs
 from semdiff.data import statistics
 
 WEIGHTS = (1.0, 1.5, 3.0)
@@ -42,14 +42,14 @@ def test_one_program_with_guidance_one_without_and_two_of_the_reader(setting, tm
 def test_a_weight_that_is_an_argument_gives_what_a_fixed_one_does(setting):
     config, spelled, params, _ = setting
     source = inputs.evaluation_source(config.data, config.seed)
-    tasks = [t for i in range(4) for t in sample.tasks_of(spelled, source[i], config.sample)]
-    run = sample.Runner(spelled, config.sample)
+    tasks = [t for i in range(4) for t in tasks.tasks_of(spelled, source[i], config.sample)]
+    run = tasks.Runner(spelled, config.sample)
     stack = lambda name: np.stack([getattr(t, name) for t in tasks])  # noqa: E731
     condition = {"layout": stack("layout"), "edges": stack("edges")}
     keys = jax.numpy.stack([t.key for t in tasks])
     images = []
     for weight in WEIGHTS:
-        fixed = sample.build_generate(spelled, replace(config.sample, guidance=weight))
+        fixed = chains.build_generate(spelled, replace(config.sample, guidance=weight))
         images.append(run.guided(weight)(params, tasks))
         np.testing.assert_array_equal(images[-1], fixed(params, condition, keys))
     assert (images[0][0] != images[1][0]).any()

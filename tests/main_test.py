@@ -167,17 +167,17 @@ sys.path.insert(0, tests)
 import jax
 jax.distributed.initialize(f"127.0.0.1:{port}", 2, process, shutdown_timeout_seconds=2)
 from main_test import shared_experiment
-from semdiff import main, sample
-of_batch = sample.Runner.__call__
+from semdiff import main, tasks
+of_batch = tasks.Runner.__call__
 
 for mode, slow in (("train", None), ("evaluate", 0), ("export", None), ("sample", 1)):
 
-    def generate(run, params, tasks):
-        print(f"{mode}: {len(tasks)} images", flush=True)
+    def generate(run, params, batch):
+        print(f"{mode}: {len(batch)} images", flush=True)
         time.sleep(5 if slow == process else 0)
-        return of_batch(run, params, tasks)
+        return of_batch(run, params, batch)
 
-    sample.Runner.__call__ = generate
+    tasks.Runner.__call__ = generate
     main.run(shared_experiment(), workdir, mode, "")
 """
 

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from jax.experimental import io_callback
 
-from semdiff import build, config, presets, sample
+from semdiff import build, chains, config, presets
 from semdiff.diffusion import categorical, gaussian, samplers
 
 RELEASED = json.loads(Path(__file__).with_name("released_scdm.json").read_text())
@@ -98,7 +98,7 @@ def test_released_sampling(x64_everywhere, monkeypatch):
     condition = {"layout": jnp.asarray(LAYOUT, jnp.int32), "edges": jnp.asarray(EDGES, jnp.uint8)}
     keys = jax.random.split(jax.random.key(0), 2)
     settings = replace(c.sample, cache_modulation=False)  # the stand-in has none
-    pixels = sample.build_generate(spelled, settings)({}, condition, keys)
+    pixels = chains.build_generate(spelled, settings)({}, condition, keys)
     jax.effects_barrier()
 
     for t, expected, conditional, null in zip(

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 from tiny import tiny_experiment
 
-from semdiff import build, edit, inputs, sample
+from semdiff import build, chains, edit, inputs, outputs, sample, tasks
 from semdiff.config import ConfigError, Layout, Sample
 from semdiff.data import augment
 from semdiff.data.classes import read_description
@@ -82,13 +82,13 @@ def test_layouts_are_resized_to_the_size_trained_at_and_that_is_said(setting, tm
 
 
 def test_weights_go_to_the_device_once(setting, tmp_path, monkeypatch):
-    layouts, given, build = layouts_folder(tmp_path / "in", [(8, 8)] * 3), [], sample.build_generate
+    layouts, given, build = layouts_folder(tmp_path / "in", [(8, 8)] * 3), [], chains.build_generate
 
     def spied(*args):
         generate = build(*args)
         return lambda params, *rest, **options: given.append(params) or generate(params, *rest, **options)
 
-    monkeypatch.setattr(sample, "build_generate", spied)
+    monkeypatch.setattr(chains, "build_generate", spied)
     run(setting, tmp_path / "out", layouts=layouts, batch_size=1)
     first, *others = map(jax.tree.leaves, given)
     assert len(others) == 2
@@ -153,7 +153,7 @@ def test_cached_modulation_gives_the_same_images(setting, tmp_path):
 
 
 def test_an_order_is_for_those_that_have_one():
-    build = lambda **keys: sample.build_sampler(Sample(**keys))  # noqa: E731
+    build = lambda **keys: chains.build_sampler(Sample(**keys))  # noqa: E731
     assert build(sampler="deis", order=2) == solvers.DEIS(2)
     assert build(sampler="ipndm_v") == solvers.DEIS(clock="rho")
     assert build(sampler="unipc") == solvers.UniPC()
@@ -166,11 +166,11 @@ def test_an_order_is_for_those_that_have_one():
 
 def test_times_given_one_by_one_take_the_place_of_steps_and_spacing():
     c = Sample(steps=7, times=(1000.0, 300.0, 20.0))
-    assert sample.build_times(schedules.linear(), c).tolist() == [1000, 300, 20, 0]
-    assert sample.num_steps(c) == 3
-    assert len(sample.build_times(schedules.linear(), Sample(steps=7, spacing="karras"))) == 8
-    with pytest.raises(ConfigError, match=r"spacing is 'odd'; choose one of even, karras"):
-        sample.build_times(schedules.linear(), Sample(spacing="odd"))
+    assert chains.build_times(schedules.linear(), c).tolist() == [1000, 300, 20, 0]
+    assert chains.num_steps(c) == 3
+    assert len(chains.build_times(schedules.linear(), Sample(steps=7, spacing="karras"))) == 8
+    with pytest.raises(ConfigError, match=r"spacing is 'odd'; choose one of chebyshev, even"):
+        chains.build_times(schedules.linear(), Sample(spacing="odd"))
 
 
 def test_a_long_chain_is_one_program_run_in_parts_and_tells_of_them(setting, monkeypatch, caplog):
@@ -180,10 +180,10 @@ def test_a_long_chain_is_one_program_run_in_parts_and_tells_of_them(setting, mon
     condition = {"layout": rng.integers(0, 16, (2, 8, 8)), "edges": None}
     known, free = rng.integers(0, 256, (2, 8, 8, 3), dtype=np.uint8), rng.random((2, 8, 8)) < 0.5
     given = (condition, jax.random.split(jax.random.key(1), 2), known, free, 2.0)
-    whole, told = sample.build_generate(spelled, c)(params, *given), []
-    monkeypatch.setattr(sample, "LONG_CHAIN", 4)
-    monkeypatch.setattr(sample, "SEGMENT", 2)
-    generate = sample.build_generate(spelled, c, told.append)
+    whole, told = chains.build_generate(spelled, c)(params, *given), []
+    monkeypatch.setattr(chains, "LONG_CHAIN", 4)
+    monkeypatch.setattr(chains, "SEGMENT", 2)
+    generate = chains.build_generate(spelled, c, told.append)
     with jax.log_compiles(), caplog.at_level("WARNING"):
         parts = generate(params, *given)
     np.testing.assert_array_equal(parts, whole)
@@ -194,7 +194,7 @@ def test_a_long_chain_is_one_program_run_in_parts_and_tells_of_them(setting, mon
 def test_eta_without_ddim_is_refused(setting):
     config, spelled, _, _ = setting
     with pytest.raises(ConfigError, match="only the ddim sampler"):
-        sample.build_generate(spelled, replace(config.sample, eta=0.5))
+        chains.build_generate(spelled, replace(config.sample, eta=0.5))
 
 
 def test_batches_are_of_one_shape_and_nothing_is_lost(setting):
@@ -202,8 +202,8 @@ def test_batches_are_of_one_shape_and_nothing_is_lost(setting):
     config = tiny_experiment().sample
     sizes = [(8, 8), (8, 10), (7, 7), (8, 8), (10, 8), (8, 8)]
     examples = [{"name": str(i), "layout": np.zeros(size, np.uint8)} for i, size in enumerate(sizes)]
-    tasks = [t for e in examples for t in sample.tasks_of(spelled, e, config)]
-    batches = list(sample.batched(tasks, 2))
+    made = [t for e in examples for t in tasks.tasks_of(spelled, e, config)]
+    batches = list(tasks.batched(made, 2))
     assert sorted(t.name for b in batches for t in b) == [str(i) for i in range(6)]
     assert all(len({t.layout.shape for t in b}) == 1 for b in batches)
     assert max(map(len, batches)) == 2
@@ -290,12 +290,12 @@ def test_editing_says_what_is_missing(setting, tmp_path):
 
 def test_image_keys_tell_shapes_apart():
     a, b = np.zeros((2, 8), np.int32), np.zeros((4, 4), np.int32)
-    keys = [jax.random.key_data(sample.image_key(0, 0, x)) for x in (a, b)]
+    keys = [jax.random.key_data(tasks.image_key(0, 0, x)) for x in (a, b)]
     assert (keys[0] != keys[1]).any()
 
 
 def test_padding_repeats_the_border():
-    np.testing.assert_array_equal(sample.padded(np.array([[1, 2], [3, 4], [5, 6]]), 4)[2:, 1:], 6)
+    np.testing.assert_array_equal(tasks.padded(np.array([[1, 2], [3, 4], [5, 6]]), 4)[2:, 1:], 6)
 
 
 def test_squashed_layouts_keep_their_edges(setting):
@@ -304,7 +304,7 @@ def test_squashed_layouts_keep_their_edges(setting):
     small = augment.squash(example, (4, 4))
     info = inputs.training_source(config.data, 0).info
     spelled = build.build_method(config, info.num_classes, info.has_instances)
-    (task,) = sample.tasks_of(spelled, example, config.sample, (4, 4))
+    (task,) = tasks.tasks_of(spelled, example, config.sample, (4, 4))
     np.testing.assert_array_equal(task.edges, augment.edges(small["instance"]))
 
 
@@ -358,5 +358,5 @@ def test_pixels_without_a_label_are_refused_unless_their_value_is_known(setting,
 def test_what_metrics_count_goes_with_the_images(setting, tmp_path):
     *_, info = setting
     for name, scored in (("some", (0, 2)), ("all", None)):
-        sample.Output(tmp_path / name, {}, replace(info, scored=scored))
+        outputs.Output(tmp_path / name, {}, replace(info, scored=scored))
         assert read_description(tmp_path / name / "dataset.json").info.scored == scored

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from tiny import tiny_experiment
 
-from semdiff import build, inputs, method, sample, tune
+from semdiff import build, chains, inputs, method, tune
 from semdiff.config import ConfigError, Sample, Tune
 from semdiff.diffusion import schedules
 
@@ -40,7 +40,7 @@ def workdir(setting, tmp_path_factory):
     return folder
 
 
-def chains(setting, longest=4):
+def chains_of(setting, longest=4):
     config, spelled, params, _ = setting
     source = inputs.training_source(config.data, 0)
     examples = [source[i] for i in inputs.spread(source, 4)]
@@ -51,7 +51,7 @@ def test_tuned_times_are_better_than_every_spacing(setting, workdir):
     config, spelled, _, _ = setting
     written = json.loads((workdir / "times.json").read_text())["tuned"]
     assert [entry["steps"] for entry in written] == list(STEPS)
-    run = chains(setting)
+    run = chains_of(setting)
     taught = tune.teach(run, config.tune.teacher)
     for entry in written:
         times = np.array([*entry["times"], 0])
@@ -66,9 +66,9 @@ def test_tuned_times_are_better_than_every_spacing(setting, workdir):
 def test_chains_end_where_sampling_ends(setting):
     """The program whose times are an argument makes the images that people get; a batch that is not full, too."""
     config, spelled, params, _ = setting
-    run = chains(setting, longest=6)
+    run = chains_of(setting, longest=6)
     times = schedules.spaced_times(spelled.process.schedule, 4, "even")
-    generate = sample.build_generate(spelled, config.sample)
+    generate = chains.build_generate(spelled, config.sample)
     condition, keys = run.batches[0]
     usual = np.asarray(generate(params, condition, keys), int)
     np.testing.assert_allclose(
@@ -86,7 +86,7 @@ def test_sampling_asks_for_them_by_spacing(setting, workdir, capsys):
     entries = tune.entries_of(workdir)
     asked = replace(config, sample=replace(config.sample, spacing="tuned", steps=3))
     found = tune.resolved(asked, entries, "7/ema")
-    times = sample.build_times(spelled.process.schedule, found.sample)
+    times = chains.build_times(spelled.process.schedule, found.sample)
     np.testing.assert_array_equal(times, [*entries[0]["times"], 0])
     assert capsys.readouterr().out == ""
     tune.resolved(asked, entries, "9/ema")
@@ -106,7 +106,7 @@ def test_what_was_not_tuned_is_said(setting, workdir):
     with pytest.raises(ConfigError, match="nothing at all"):
         tune.resolved(replace(config, sample=wanted), [])
     with pytest.raises(ConfigError, match="no times were tuned"):
-        sample.build_times(spelled.process.schedule, wanted)
+        chains.build_times(spelled.process.schedule, wanted)
 
 
 def test_tuning_again_replaces_what_was_tuned_alike(setting, workdir, tmp_path):
@@ -145,6 +145,6 @@ def test_what_cannot_be_tuned_is_refused(setting, tmp_path, of_sample, of_tune, 
 def test_passes_of_the_network_are_counted(setting):
     _, spelled, _, _ = setting
     plain = Sample(steps=10, guidance=1.0)
-    assert sample.passes(spelled, plain) == 10
-    assert sample.passes(spelled, replace(plain, guidance=1.5)) == 20
-    assert sample.passes(spelled, replace(plain, guidance=1.5, guidance_interval=(0.0, 0.5))) == 15
+    assert chains.passes(spelled, plain) == 10
+    assert chains.passes(spelled, replace(plain, guidance=1.5)) == 20
+    assert chains.passes(spelled, replace(plain, guidance=1.5, guidance_interval=(0.0, 0.5))) == 15

@@ -1,0 +1,179 @@
+"""From the settings of sampling to one pure chain: a sampler, its times, a program that generates a batch."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from semdiff.config import ConfigError, Sample, choose
+from semdiff.diffusion import guidance, joint, samplers, schedules
+from semdiff.method import Method, to_pixels, to_unit
+
+# Chains of more steps than this are run so many steps at a time, and tell how far they are. A program that would call back
+# itself could not be kept in the compilation cache.
+LONG_CHAIN = 100
+SEGMENT = 50
+
+
+def build_sampler(c: Sample) -> samplers.Sampler:
+    """The sampler by its name, with what it alone can be told."""
+    kind = choose(samplers.SAMPLERS, c.sampler, "config.sample.sampler")
+    if c.eta and c.sampler != "ddim":
+        raise ConfigError(
+            f"config.sample.eta is {c.eta}, but only the ddim sampler has an eta, not {c.sampler}"
+        )
+    if c.order and c.sampler not in samplers.ORDERS:
+        raise ConfigError(
+            f"config.sample.order is {c.order}, but the {c.sampler} sampler has no choice of order; leave it at 0, or "
+            f"choose one of {', '.join(samplers.ORDERS)}"
+        )
+    if c.order and c.order not in samplers.ORDERS[c.sampler]:
+        raise ConfigError(
+            f"config.sample.order is {c.order}; {c.sampler} has {', '.join(map(str, samplers.ORDERS[c.sampler]))}, or 0: "
+            "its own"
+        )
+    settings = {"eta": c.eta} if c.sampler == "ddim" else {"order": c.order} if c.order else {}
+    return kind(**settings)
+
+
+def build_times(schedule: schedules.Schedule, c: Sample) -> np.ndarray:
+    """The times of the chain: as listed, else as many steps so spaced."""
+    choose((*schedules.SPACINGS, "tuned"), c.spacing, "config.sample.spacing")
+    if c.times:
+        return schedules.given_times(schedule, c.times)
+    if c.spacing == "tuned":
+        raise ConfigError(
+            "config.sample.spacing is tuned, but no times were tuned for these weights: --mode=tune_times does it"
+        )
+    return schedules.spaced_times(schedule, c.steps, c.spacing)
+
+
+@dataclass(frozen=True)
+class Chain:
+    """A method's chain as `c` wants it, in parts that are compiled as one or apart."""
+
+    method: Method
+    c: Sample
+    sampler: samplers.Joint
+
+    @classmethod
+    def build(cls, method: Method, c: Sample) -> "Chain":
+        choose(("mean", "all"), c.guidance_channels, "config.sample.guidance_channels")
+        choose(("fresh", "coherent"), c.layout_noise, "config.sample.layout_noise")
+        if c.layout_noise == "coherent" and not method.given.changes:
+            raise ConfigError(
+                "config.sample.layout_noise is coherent, but config.layout.transition is none: layouts are not noised"
+            )
+        return cls(method, c, samplers.Joint(build_corrected(c)))
+
+    def start(self, condition, keys):
+        """(state, the sampler's memory) at the first time."""
+        shape = (*condition["layout"].shape, self.method.image_channels)
+        like = joint.State(jnp.zeros(shape))
+        state = joint.sample_prior(self.process, like, samplers.fold_in(keys, 0))
+        return state, self.sampler.init(state)
+
+    @property
+    def process(self) -> joint.Process:
+        return joint.Process(self.method.process)
+
+    def advance(
+        self,
+        params,
+        condition,
+        keys,
+        carry,
+        times,
+        first,
+        last,
+        *,
+        known=None,
+        free=None,
+        weight=None,
+        resample=1,
+    ):
+        """Steps first .. last - 1 over the times."""
+        clamp = None
+        if known is not None:
+            known, free = joint.State(to_unit(known)), free[..., None]
+
+            def clamp(state, s, step_keys):
+                noised = joint.q_sample(self.process, known, s, step_keys)
+                return joint.State(jnp.where(free, state.image, noised.image))
+
+        chain = (self.process, self.sampler, times, carry, samplers.fold_in(keys, 1), first, last)
+        denoise_fn = self.denoise_fn(params, condition, keys, weight)
+        return samplers.segment(denoise_fn, *chain, clamp=clamp, resample=resample)
+
+    def denoise_fn(self, params, condition, keys, weight=None) -> samplers.DenoiseFn:
+        c = self.c
+        guide = guidance.Guidance(
+            c.guidance if weight is None else weight, c.guidance_channels, c.guidance_interval
+        )
+        kept_keys = samplers.fold_in(keys, 2) if c.layout_noise == "coherent" else None
+        return self.method.denoise_fn(params, condition, guide, kept_keys, c.cache_modulation)
+
+
+def build_generate(method: Method, c: Sample, progress: Callable[[int], None] | None = None) -> Callable:
+    """generate(params, condition, keys, known=None, free=None, weight=None, resample=1) -> uint8 [B, H, W, 3]; compiled
+    once a shape.
+
+    With `known` and `free` the pixels outside `free` are held at `known` through the chain. weight: of guidance, as an
+    argument of the program, in place of the one in `c`. A long chain is run in segments, with progress(steps done) after
+    each; the images are the same.
+    """
+    chain, times = Chain.build(method, c), build_times(method.process.schedule, c)
+    total = len(times) - 1
+
+    def advance(params, condition, keys, carry, first, last, given, resample):
+        return chain.advance(params, condition, keys, carry, times, first, last, **given, resample=resample)
+
+    def generate(params, condition, keys, known=None, free=None, weight=None, resample=1):
+        given = {"known": known, "free": free, "weight": weight}
+        carry = chain.start(condition, keys)
+        return to_pixels(advance(params, condition, keys, carry, 0, total, given, resample)[0].image)
+
+    begin, go_on = jax.jit(chain.start), jax.jit(advance, static_argnames="resample")
+    finish = jax.jit(to_pixels)
+
+    def in_segments(params, condition, keys, known=None, free=None, weight=None, resample=1):
+        given = {"known": known, "free": free, "weight": weight}
+        carry = begin(condition, keys)
+        places = jax.tree.map(lambda a: a.sharding, carry)  # at other ones it would be another program
+        for first in range(0, total, SEGMENT):
+            last, carry = min(first + SEGMENT, total), jax.device_put(carry, places)
+            carry = go_on(params, condition, keys, carry, first, last, given, resample=resample)
+            if progress is not None:
+                jax.block_until_ready(carry)
+                progress(last)
+        return finish(carry[0].image)
+
+    if total > LONG_CHAIN:
+        return in_segments
+    return jax.jit(generate, static_argnames="resample")
+
+
+def build_corrected(c: Sample) -> samplers.Corrected:
+    quantile = c.quantile if c.threshold == "dynamic" else None
+    thresholds = {
+        "none": None,
+        "static": guidance.threshold,
+        "dynamic": lambda x: guidance.threshold(x, quantile),
+    }
+    threshold = choose(thresholds, c.threshold, "config.sample.threshold")
+    return samplers.Corrected(build_sampler(c), c.extrapolation, threshold)
+
+
+def num_steps(c: Sample) -> int:
+    return len(c.times) or c.steps
+
+
+def passes(method: Method, c: Sample) -> int:
+    """How often the network is asked for an image: at each step, and again where guidance asks for the null condition."""
+    guide = guidance.Guidance(c.guidance, c.guidance_channels, c.guidance_interval)
+    times = build_times(method.process.schedule, c)[:-1]
+    if not guide.needs_null:
+        return len(times)
+    return len(times) + sum(bool(guide.active(jnp.asarray(t), method.process.num_steps)) for t in times)
