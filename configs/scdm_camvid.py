@@ -16,7 +16,7 @@ from semdiff import presets
 
 
 def get_config() -> ml_collections.ConfigDict:
-    config = presets.comparison(presets.camvid())
+    config = presets.comparison(presets.camvid(), steps=25)
     config.layout.transition = "absorbing"
     config.layout.schedule = "classwise"
     config.layout.rates = "data"

@@ -15,7 +15,7 @@ from semdiff import presets
 
 
 def get_config() -> ml_collections.ConfigDict:
-    config = presets.comparison(presets.scenes())
+    config = presets.comparison(presets.scenes(), steps=20)
     config.layout.transition = "absorbing"
     config.layout.schedule = "classwise"
     config.layout.rates = "data"

@@ -157,8 +157,12 @@ def camvid() -> ml_collections.ConfigDict:
     return config
 
 
-def comparison(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
-    """What SDM, SCDM and a uniform schedule are compared by at a size for 2 CPU cores (docs/scdm.md)."""
+def comparison(config: ml_collections.ConfigDict, steps: int) -> ml_collections.ConfigDict:
+    """What SDM, SCDM and a uniform schedule are compared by at a size for 2 CPU cores (docs/scdm.md, docs/camvid.md)."""
+    # Chains in which the layout is masked anew at each step: few steps of a solver that remembers were not tried on them.
+    config.sample.sampler = "dpmpp_2m"
+    config.sample.spacing = "even"
+    config.sample.steps = steps
     config.evaluate.guidance = (1.5,)
     # The benchmark's noises at strengths for small layouts, and two kinds of wrong annotation.
     config.evaluate.noise = ("ds:2", "edge:0", "random", "wrong_class", "dropped")
