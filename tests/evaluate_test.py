@@ -42,15 +42,15 @@ def test_one_program_with_guidance_one_without_and_two_of_the_reader(setting, tm
 def test_a_weight_that_is_an_argument_gives_what_a_fixed_one_does(setting):
     config, spelled, params, _ = setting
     source = inputs.evaluation_source(config.data, config.seed)
-    tasks = [t for i in range(4) for t in tasks.tasks_of(spelled, source[i], config.sample)]
+    made = [t for i in range(4) for t in tasks.tasks_of(spelled, source[i], config.sample)]
     run = tasks.Runner(spelled, config.sample)
-    stack = lambda name: np.stack([getattr(t, name) for t in tasks])  # noqa: E731
+    stack = lambda name: np.stack([getattr(t, name) for t in made])  # noqa: E731
     condition = {"layout": stack("layout"), "edges": stack("edges")}
-    keys = jax.numpy.stack([t.key for t in tasks])
+    keys = jax.numpy.stack([t.key for t in made])
     images = []
     for weight in WEIGHTS:
         fixed = chains.build_generate(spelled, replace(config.sample, guidance=weight))
-        images.append(run.guided(weight)(params, tasks))
+        images.append(run.guided(weight)(params, made))
         np.testing.assert_array_equal(images[-1], fixed(params, condition, keys))
     assert (images[0][0] != images[1][0]).any()
     assert (images[1][0] != images[2][0]).any()

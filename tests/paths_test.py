@@ -51,7 +51,7 @@ def scenes():
 
 
 def output_of(mode, monkeypatch, **parts):
-    monkeypatch.setattr(main, "trained", lambda config, workdir: (None, None, "w", None))
+    monkeypatch.setattr(main, "trained", lambda config, workdir: (None, None, "w", None, []))
     main.run(experiment(**parts), Path("run"), mode, "")
 
 
