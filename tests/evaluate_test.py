@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from tiny import tiny_experiment
 
-from semdiff import build, evaluate, inputs, tasks
+from semdiff import build, chains, evaluate, inputs, tasks
 from semdiff.data import statistics
 
 WEIGHTS = (1.0, 1.5, 3.0)
