@@ -13,6 +13,7 @@ import argparse
 import json
 import os
 import resource
+import signal
 import statistics
 import subprocess
 import sys
@@ -101,13 +102,14 @@ def serve(name: str, checkout: str | None):
 
 
 class Side:
-    """A process that does the work when asked to."""
+    """A process that does the work when asked to, and is stopped otherwise: idle threads that spin would slow the other."""
 
     def __init__(self, python: str, name: str, *options: str):
         command = [python, __file__, "--serve", name, *options]
         self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
     def ask(self) -> dict:
+        self.process.send_signal(signal.SIGCONT)
         self.process.stdin.write("once\n")
         self.process.stdin.flush()
         answer = self.process.stdout.readline()
@@ -115,9 +117,11 @@ class Side:
             raise SystemExit(
                 f"error: {' '.join(self.process.args)} ended without an answer; its words are above"
             )
+        self.process.send_signal(signal.SIGSTOP)
         return json.loads(answer)
 
     def close(self):
+        self.process.send_signal(signal.SIGCONT)
         self.process.stdin.close()
         self.process.wait()
 
