@@ -1,6 +1,6 @@
 # make demo   train on drawn scenes, evaluate, and say where the pictures and the table are
 # make test   style and tests, as CI runs them
-# make check  style, kernels and the rules of who imports whom: a minute, before every commit
+# make check  style, kernels and the rules of who imports whom: three minutes, before every commit
 #             (in float64: JAX_ENABLE_X64=1 make check)
 # make lint   style alone
 # make format rewrite the code in the house style
