@@ -100,4 +100,4 @@ def run(_):
 
 if __name__ == "__main__":
     flags.mark_flag_as_required("config")
-    app.run(run)
+    app.run(run, flags_parser=main.parse_flags)

@@ -132,13 +132,15 @@ def compare(name: str, released: str, torch: str, rounds: int) -> dict:
         "semdiff": Side(sys.executable, name),
     }
     answers = {side: [] for side in sides}
-    for side in sides:
-        sides[side].ask()
-    for _ in range(rounds):
+    try:
         for side in sides:
-            answers[side].append(sides[side].ask())
-    for side in sides.values():
-        side.close()
+            sides[side].ask()
+        for _ in range(rounds):
+            for side in sides:
+                answers[side].append(sides[side].ask())
+    finally:  # a side that stays stopped would outlive this
+        for side in sides.values():
+            side.close()
     pairs = zip(answers["semdiff"], answers["released"])
     return {
         "released_s": statistics.median(a["seconds"] for a in answers["released"]),

@@ -1,7 +1,7 @@
 """From the settings of sampling to one pure chain: a sampler, its times, a program that generates a batch."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import jax
 import jax.numpy as jnp
@@ -101,7 +101,7 @@ class Chain:
 
             def clamp(state, s, step_keys):
                 noised = joint.q_sample(self.process, known, s, step_keys)
-                return joint.State(jnp.where(free, state.image, noised.image))
+                return replace(state, image=jnp.where(free, state.image, noised.image))
 
         chain = (self.process, self.sampler, times, carry, samplers.fold_in(keys, 1), first, last)
         denoise_fn = self.denoise_fn(params, condition, keys, weight)

@@ -62,7 +62,13 @@ def resolved(config: Experiment, tuned: list[dict], weights: str = "") -> Experi
     c = config.sample
     if c.spacing != "tuned" or c.times:
         return config
-    entries = [Entry(**entry) for entry in tuned]
+    try:
+        entries = [Entry(**entry) for entry in tuned]
+    except TypeError as error:
+        raise ConfigError(
+            f"the tuned times of these weights are damaged ({error}): expected entries with the keys of {FILE}. Tune "
+            "again, --mode=tune_times"
+        ) from error
     found = [entry for entry in entries if entry.serves(c)]
     if not found:
         have = ", ".join(
@@ -100,18 +106,18 @@ def tune(config: Experiment, method: Method, params, weights: str, info: Info, w
     examples = [augment.squash(source[i], config.data.size) for i in inputs.spread(source, c.layouts)]
     chains = Chains(method, s, params, examples, len(examples), max(c.steps))
     taught = teach(chains, c.teacher)
-    new = []
+    kept, new = entries_of(workdir), []
     for steps in c.steps:
         times, error, usual = fitted(chains, taught, steps)
         entry = Entry(s.sampler, s.order, steps, s.guidance, weights, times[:-1].tolist(), error)
         new.append(entry)
+        kept = [e for e in kept if not entry.serves(replace(s, **_which(e)))] + [vars(entry)]
+        write_json(path, {"tuned": kept})
         best = min(usual, key=usual.get)
         logs.say(
             f"{steps} steps: {entry.times}, error {error:.4f}; the best spacing is {best}, {usual[best]:.4f}"
             + (f", {s.spacing} {usual[s.spacing]:.4f}" if s.spacing in usual else "")
         )
-    kept = [e for e in entries_of(workdir) if not any(n.serves(replace(s, **_which(e))) for n in new)]
-    write_json(path, {"tuned": kept + [vars(entry) for entry in new]})
     shown = workdir / "pictures" / "tuned_times.png"
     draw.save_png(shown, picture(chains, taught, new, info))
     logs.say(
@@ -214,8 +220,9 @@ def fitted(chains: Chains, taught: Taught, steps: int) -> tuple[np.ndarray, floa
 
     starts = spacings(schedule, steps)
     usual = {spacing: error(times) for spacing, times in starts.items()}
-    path = taught.times[timing.best_times(taught.cost, steps)]
-    first = min([path, *starts.values()], key=error)
+    first, path = starts[min(usual, key=usual.get)], taught.times[timing.best_times(taught.cost, steps)]
+    if error(path) < min(usual.values()):
+        first = path
     strides = [max(1, schedule.num_steps // n) for n in (16, 64, 256)]
     times, least = timing.descend(error, first, strides)
     return times, least, usual

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import pytest
 from PIL import Image
-from tiny import tiny_experiment
+from tiny import random_method, tiny_experiment
 
 from semdiff import build, chains, edit, inputs, outputs, sample, tasks
 from semdiff.config import ConfigError, Layout, Sample
@@ -22,12 +22,7 @@ def setting():
     """(config, method, params, info): a random network of the tiny experiment, without edges."""
     config = tiny_experiment()
     config = replace(config, data=replace(config.data, edges=False))
-    info = inputs.training_source(config.data, 0).info
-    spelled = build.build_method(config, info.num_classes, info.has_instances)
-    shapes = jax.eval_shape(lambda k: spelled.init(k, config.data.size), jax.random.key(0))
-    rng = np.random.default_rng(0)
-    params = jax.tree.map(lambda a: np.asarray(0.2 * rng.normal(size=a.shape), np.float32), shapes)
-    return config, spelled, params, info
+    return config, *random_method(config)
 
 
 def layouts_folder(root, sizes, classes=16):

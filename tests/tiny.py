@@ -1,5 +1,9 @@
 """The smallest experiment that has every part: for tests that train."""
 
+import jax
+import numpy as np
+
+from semdiff import build, inputs
 from semdiff.config import Experiment, default, parse
 
 
@@ -32,3 +36,13 @@ def tiny_config():
 
 def tiny_experiment() -> Experiment:
     return parse(tiny_config())
+
+
+def random_method(config: Experiment):
+    """(method, parameters, classes): an untrained network whose parameters, all of them, are numpy's."""
+    info = inputs.training_source(config.data, 0).info
+    method = build.build_method(config, info.num_classes, info.has_instances)
+    shapes = jax.eval_shape(lambda k: method.init(k, config.data.size), jax.random.key(0))
+    rng = np.random.default_rng(0)
+    params = jax.tree.map(lambda a: np.asarray(0.2 * rng.normal(size=a.shape), np.float32), shapes)
+    return method, params, info

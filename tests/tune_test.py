@@ -3,13 +3,12 @@
 import json
 from dataclasses import replace
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from tiny import tiny_experiment
+from tiny import random_method, tiny_experiment
 
-from semdiff import build, chains, inputs, method, tune
+from semdiff import chains, inputs, method, tune
 from semdiff.config import ConfigError, Sample, Tune
 from semdiff.diffusion import schedules
 
@@ -22,12 +21,7 @@ def setting():
     config = tiny_experiment()
     settings = replace(config.sample, sampler="dpmpp_2m", steps=4)
     config = replace(config, sample=settings, tune=Tune(steps=STEPS, layouts=4, teacher=12))
-    info = inputs.training_source(config.data, 0).info
-    spelled = build.build_method(config, info.num_classes, info.has_instances)
-    shapes = jax.eval_shape(lambda k: spelled.init(k, config.data.size), jax.random.key(0))
-    rng = np.random.default_rng(0)
-    params = jax.tree.map(lambda a: np.asarray(0.2 * rng.normal(size=a.shape), np.float32), shapes)
-    return config, spelled, params, info
+    return config, *random_method(config)
 
 
 @pytest.fixture(scope="module")
@@ -105,6 +99,8 @@ def test_what_was_not_tuned_is_said(setting, workdir):
         tune.resolved(replace(config, sample=wanted), tune.entries_of(workdir))
     with pytest.raises(ConfigError, match="nothing at all"):
         tune.resolved(replace(config, sample=wanted), [])
+    with pytest.raises(ConfigError, match=r"tuned times of these weights are damaged .*'step'"):
+        tune.resolved(replace(config, sample=wanted), [{"step": 9}])
     with pytest.raises(ConfigError, match="no times were tuned"):
         chains.build_times(spelled.process.schedule, wanted)
 

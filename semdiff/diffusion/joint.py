@@ -13,14 +13,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import jax
-from jaxtyping import Array, Float, Key, Shaped
+from jaxtyping import Array, Key, Shaped
 
 from semdiff.diffusion import categorical, gaussian
-from semdiff.diffusion.categorical import Categorical, Layout, Logits, LogProbs
+from semdiff.diffusion.categorical import Categorical, Layout, Logits
 from semdiff.diffusion.gaussian import Gaussian, Image
 
 Keys = Key[Array, "b"]
-PerExample = Float[Array, "b"]
 
 
 @jax.tree_util.register_dataclass
@@ -152,13 +151,6 @@ def p_step(process: Process, state: State, prediction: Prediction, s: Times, t: 
             half, y, prediction.layout, to.layout, at.layout, layout_keys(keys)
         ),
     )
-
-
-def log_reverse(process: Process, state: State, prediction: Prediction, s: Times, t: Times) -> LogProbs:
-    """log p(y_s | x_t, y_t), of the layout half."""
-    to, at = by_half(s).layout, by_half(t).layout
-    log_p0 = jax.nn.log_softmax(prediction.layout, axis=-1)
-    return categorical.log_reverse(process.layout, state.layout, log_p0, to, at)
 
 
 def vlb_terms(
