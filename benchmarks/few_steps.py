@@ -16,13 +16,13 @@ from pathlib import Path
 import numpy as np
 from absl import app, flags, logging
 
-from semdiff import evaluate, inputs, main, tune
+from semdiff import cli, evaluate, inputs, main, times, trained, tune
 from semdiff.chains import passes
 from semdiff.config import parse
 from semdiff.data import augment
-from semdiff.method import to_pixels
 from semdiff.metrics import frechet
 from semdiff.metrics.segmentation import Confusion
+from semdiff.space import to_pixels
 
 STEPS = flags.DEFINE_list("steps", ["3", "4", "5", "6", "8", "12", "25"], "Numbers of steps.")
 SOLVERS = flags.DEFINE_list(
@@ -41,7 +41,8 @@ REFERENCE = 200
 def run(_):
     logging.set_verbosity(logging.WARNING)
     config, workdir = parse(main.CONFIG.value), Path(main.WORKDIR.value)
-    method, params, _, info, tuned = main.trained(config, workdir)
+    model = trained.opened(config, workdir)
+    method, info = model.method, model.info
     source = inputs.evaluation_source(config.data, config.seed)
     examples = [augment.squash(source[i], config.data.size) for i in inputs.spread(source, LAYOUTS.value)]
     reader = evaluate.build_reader(config, info, workdir)
@@ -60,9 +61,9 @@ def run(_):
 
     def chains(sampler: str, order: int, longest: int) -> tune.Chains:
         settings = replace(config.sample, sampler=sampler, order=order, times=())
-        return tune.Chains(method, settings, params, examples, 16, longest)
+        return tune.Chains(model, settings, examples, 16, longest)
 
-    schedule = method.process.schedule
+    schedule = method.process.image.schedule
     long = tune.spacings(schedule, REFERENCE)["quadratic"]
     end = chains("ddim", 0, REFERENCE).images(long)
     rows = []
@@ -88,7 +89,7 @@ def run(_):
         for steps in map(int, STEPS.value):
             settings = replace(run.c, steps=steps, spacing="even")
             found = tune.spacings(schedule, steps)
-            for entry in (tune.Entry(**e) for e in tuned):
+            for entry in (times.Entry(**e) for e in model.times):
                 if entry.serves(settings):
                     found["tuned"] = np.array([*entry.times, 0])
             for spacing in SPACINGS.value:
@@ -100,4 +101,4 @@ def run(_):
 
 if __name__ == "__main__":
     flags.mark_flag_as_required("config")
-    app.run(run, flags_parser=main.parse_flags)
+    app.run(run, flags_parser=cli.parse_flags)

@@ -21,7 +21,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from semdiff import chains, parallel, train
+from semdiff import build, chains, parallel, train
 from semdiff.config import Experiment, Process, parse
 from semdiff.data import pipeline
 from semdiff.data.scenes import Scenes
@@ -148,7 +148,7 @@ def with_batch(preset: Preset, size: int) -> Preset:
 
 def training(preset: Preset) -> Training:
     config = load(preset)
-    trainer = train.build_trainer(config, Data(preset.classes, preset.instances))
+    trainer = train.build_trainer(config, build.build_method(config, Data(preset.classes, preset.instances)))
     strategy = parallel.build(config.train)
     state = strategy.create_state(trainer.init, jax.random.key(0))
     batch = strategy.place_batch(random_batch(config, preset))
@@ -162,14 +162,14 @@ def training(preset: Preset) -> Training:
 def sampling(preset: Preset, cache: bool | None = None) -> Callable:
     """A function that generates one batch; `cache`: of the modulation, where not the configuration's own."""
     config = load(preset)
-    trainer = train.build_trainer(config, Data(preset.classes, preset.instances))
+    trainer = train.build_trainer(config, build.build_method(config, Data(preset.classes, preset.instances)))
     params = jax.jit(lambda k: trainer.init(k).params)(jax.random.key(0))
     c = config.sample if cache is None else replace(config.sample, cache_modulation=cache)
     generate = chains.build_generate(trainer.method, c)
     batch = random_batch(replace(config, train=replace(config.train, batch_size=c.batch_size)), preset)
     condition = {"layout": batch["layout"], "edges": batch.get("edges")}
     keys = jax.random.split(jax.random.key(0), c.batch_size)
-    return lambda: generate(params, condition, keys)
+    return lambda: generate(params, condition, keys, config.data.size)
 
 
 def operations(run: Training) -> float:

@@ -4,13 +4,20 @@ SDM (2207.00050): a SPADE-UNet that is given the layout. SCDM (2402.16506): the 
 image's t; SDM is SCDM at gamma = 1.
 """
 
+from dataclasses import dataclass
+from pathlib import Path
+
 import jax.numpy as jnp
 import numpy as np
 
+from semdiff import inputs
 from semdiff.config import ConfigError, Experiment, choose
-from semdiff.diffusion import categorical, class_schedules, gaussian, losses, schedules
-from semdiff.method import LayoutGiven, Method
+from semdiff.data.source import Info, Source
+from semdiff.diffusion import categorical, class_schedules, gaussian, joint, losses, schedules
+from semdiff.given import LayoutGiven
+from semdiff.method import Method
 from semdiff.models import layers, spade_unet
+from semdiff.networks import LayoutToImage
 
 
 def build_process(config: Experiment) -> gaussian.Gaussian:
@@ -59,41 +66,68 @@ def build_layout_process(
     return categorical.Categorical(schedule)
 
 
-def build_method(
-    config: Experiment, num_classes: int, has_instances: bool, rates: np.ndarray | None = None
-) -> Method:
-    """The method that a configuration spells, for a data set with these classes and (where asked for) class rates."""
-    process = build_process(config)
-    edges = config.data.edges and has_instances
+def build_objective(config: Experiment) -> losses.Objective:
+    c = config.loss
+    choose(losses.WEIGHTINGS, c.weighting, "config.loss.weighting")
+    gamma = c.p2_gamma if c.weighting == "p2" else c.min_snr_gamma
+    return losses.Objective(losses.Weighting(c.weighting, gamma), c.vlb_weight)
+
+
+def build_unet(config: Experiment, num_classes: int, edges: bool, out_channels: int) -> spade_unet.SpadeUNet:
     model = dict(vars(config.model))
     choose(spade_unet.CONDITIONINGS, config.model.conditioning, "config.model.conditioning")
     choose(layers.ATTENTIONS, config.model.attention_kind, "config.model.attention_kind")
     choose(layers.LABEL_CONVS, config.model.label_conv, "config.model.label_conv")
     dtypes = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
     model["dtype"] = choose(dtypes, config.model.dtype, "config.model.dtype")
-    network = spade_unet.SpadeUNet(
-        num_classes=num_classes,
-        edge_channel=edges,
-        image_channels=3,
-        out_channels=3 * process.output_channels_per_channel,
-        **model,
+    unet = spade_unet.SpadeUNet(
+        num_classes=num_classes, edge_channel=edges, image_channels=3, out_channels=out_channels, **model
     )
-    choose(losses.WEIGHTINGS, config.loss.weighting, "config.loss.weighting")
-    gamma = config.loss.p2_gamma if config.loss.weighting == "p2" else config.loss.min_snr_gamma
-    network.check_size(*config.data.size)
+    unet.check_size(*config.data.size)
+    return unet
+
+
+def build_method(config: Experiment, info: Info, rates: np.ndarray | None = None) -> Method:
+    """The method that a configuration spells, for a data set with these classes and (where asked for) class rates."""
+    process, edges = build_process(config), config.data.edges and info.has_instances
+    unet = build_unet(config, info.num_classes, edges, 3 * process.output_channels_per_channel)
+    noised = build_layout_process(config, info.num_classes, rates)
     return Method(
-        process=process,
-        network=network,
-        given=LayoutGiven(num_classes, edges, build_layout_process(config, num_classes, rates)),
-        weighting=losses.Weighting(config.loss.weighting, gamma),
-        vlb_weight=config.loss.vlb_weight,
-        condition_dropout=config.loss.condition_dropout,
+        process=joint.Process(process),
+        network=LayoutToImage(unet),
+        given=LayoutGiven(info.num_classes, edges, noised, config.loss.condition_dropout),
+        objective=build_objective(config),
     )
 
 
-def build_time_sampler(config: Experiment, process: gaussian.Gaussian) -> losses.TimeSampler:
+@dataclass(frozen=True)
+class Opened:
+    """A configuration with its data: the training split, its class rates where asked for, the method."""
+
+    source: Source
+    rates: np.ndarray | None
+    method: Method
+
+    @property
+    def info(self) -> Info:
+        return self.source.info
+
+    @property
+    def identity(self) -> dict:
+        """What of the data the weights depend on."""
+        return inputs.identity(self.info, "edges" in self.method.given.reads, self.rates)
+
+
+def opened(config: Experiment, workdir: Path) -> Opened:
+    """Opens the training data; class rates that are measured are kept in the workdir."""
+    source = inputs.training_source(config.data, config.seed)
+    rates = inputs.class_rates(config, source, workdir)
+    return Opened(source, rates, build_method(config, source.info, rates))
+
+
+def build_time_sampler(config: Experiment, process: joint.Process) -> losses.TimeSampler:
     kinds = {
-        "uniform": lambda: losses.UniformTime(process.num_steps, process.schedule.continuous),
+        "uniform": lambda: losses.UniformTime(process.num_steps, process.continuous),
         "loss_aware": lambda: losses.LossAwareTime.create(process.num_steps),
     }
     return choose(kinds, config.loss.time_sampling, "config.loss.time_sampling")()

@@ -1,7 +1,7 @@
 """From the settings of sampling to one pure chain: a sampler, its times, a program that generates a batch."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +9,8 @@ import numpy as np
 
 from semdiff.config import ConfigError, Sample, choose
 from semdiff.diffusion import guidance, joint, samplers, schedules
-from semdiff.method import Method, to_pixels, to_unit
+from semdiff.diffusion.joint import State
+from semdiff.method import Method
 
 # Chains of more steps than this are run so many steps at a time, and tell how far they are. A program that would call back
 # itself could not be kept in the compilation cache.
@@ -68,16 +69,15 @@ class Chain:
             )
         return cls(method, c, samplers.Joint(build_corrected(c)))
 
-    def start(self, condition, keys):
-        """(state, the sampler's memory) at the first time."""
-        shape = (*condition["layout"].shape, self.method.image_channels)
-        like = joint.State(jnp.zeros(shape))
-        state = joint.sample_prior(self.process, like, samplers.fold_in(keys, 0))
-        return state, self.sampler.init(state)
-
     @property
     def process(self) -> joint.Process:
-        return joint.Process(self.method.process)
+        return self.method.process
+
+    def start(self, condition, keys, size: tuple[int, int]):
+        """(state, the sampler's memory) at the first time."""
+        like = self.method.like(len(keys), size)
+        state = self.method.start.draw(self.process, like, condition, samplers.fold_in(keys, 0))
+        return state, self.sampler.init(state)
 
     def advance(
         self,
@@ -89,23 +89,43 @@ class Chain:
         first,
         last,
         *,
-        known=None,
-        free=None,
+        known: State | None = None,
+        free: State | None = None,
         weight=None,
         resample=1,
     ):
-        """Steps first .. last - 1 over the times."""
+        """Steps first .. last - 1 over the times. What of `known`, 8-bit pixels and ids, is not `free` is held there."""
         clamp = None
         if known is not None:
-            known, free = joint.State(to_unit(known)), free[..., None]
+            held, loose = self.method.encode(params, known.image, known.layout), self._loose(free)
 
             def clamp(state, s, step_keys):
-                noised = joint.q_sample(self.process, known, s, step_keys)
-                return replace(state, image=jnp.where(free, state.image, noised.image))
+                noised = joint.q_sample(self._known_process(held), held, s, step_keys)
+                return kept_where(loose, state, noised)
 
         chain = (self.process, self.sampler, times, carry, samplers.fold_in(keys, 1), first, last)
         denoise_fn = self.denoise_fn(params, condition, keys, weight)
         return samplers.segment(denoise_fn, *chain, clamp=clamp, resample=resample)
+
+    def _loose(self, free: State) -> State:
+        """Where the state is free, from where pixels are."""
+        image = None if free.image is None else self.method.space.mask(free.image)
+        return State(image, free.layout)
+
+    def _known_process(self, held: State) -> joint.Process:
+        """What noises the halves that are known."""
+        return joint.Process(
+            None if held.image is None else self.process.image,
+            None if held.layout is None else self.process.layout,
+        )
+
+    def finish(self, params, state: State, known: State | None, free: State | None) -> State:
+        """8-bit pixels and ids; what was known is as it was."""
+        made = self.method.decode(params, state)
+        if known is None:
+            return made
+        masks = State(None if free.image is None else free.image[..., None], free.layout)
+        return kept_where(masks, made, known)
 
     def denoise_fn(self, params, condition, keys, weight=None) -> samplers.DenoiseFn:
         c = self.c
@@ -116,31 +136,42 @@ class Chain:
         return self.method.denoise_fn(params, condition, guide, kept_keys, c.cache_modulation)
 
 
-def build_generate(method: Method, c: Sample, progress: Callable[[int], None] | None = None) -> Callable:
-    """generate(params, condition, keys, known=None, free=None, weight=None, resample=1) -> uint8 [B, H, W, 3]; compiled
-    once a shape.
+def kept_where(free: State, state: State, known: State) -> State:
+    """The state where it is free, what is known elsewhere; a half of which nothing is known is all free."""
+    image, layout = state.image, state.layout
+    if known.image is not None:
+        image = jnp.where(free.image, image, known.image)
+    if known.layout is not None:
+        layout = jnp.where(free.layout, layout, known.layout)
+    return State(image, layout)
 
-    With `known` and `free` the pixels outside `free` are held at `known` through the chain. weight: of guidance, as an
-    argument of the program, in place of the one in `c`. A long chain is run in segments, with progress(steps done) after
+
+def build_generate(method: Method, c: Sample, progress: Callable[[int], None] | None = None) -> Callable:
+    """generate(params, condition, keys, size, known=None, free=None, weight=None, resample=1) -> State of 8-bit pixels
+    [B, H, W, 3] and of class ids [B, H, W], for a method that makes them; compiled once a shape.
+
+    known: State of pixels and ids to be held through the chain outside `free`, State of [B, H, W]. weight: of guidance, as
+    an argument of the program, in place of the one in `c`. A long chain is run in segments, with progress(steps done) after
     each; the images are the same.
     """
-    chain, times = Chain.build(method, c), build_times(method.process.schedule, c)
+    chain, times = Chain.build(method, c), build_times(method.process.image.schedule, c)
     total = len(times) - 1
 
     def advance(params, condition, keys, carry, first, last, given, resample):
         return chain.advance(params, condition, keys, carry, times, first, last, **given, resample=resample)
 
-    def generate(params, condition, keys, known=None, free=None, weight=None, resample=1):
+    def generate(params, condition, keys, size, known=None, free=None, weight=None, resample=1):
         given = {"known": known, "free": free, "weight": weight}
-        carry = chain.start(condition, keys)
-        return to_pixels(advance(params, condition, keys, carry, 0, total, given, resample)[0].image)
+        carry = chain.start(condition, keys, size)
+        state, _ = advance(params, condition, keys, carry, 0, total, given, resample)
+        return chain.finish(params, state, known, free)
 
-    begin, go_on = jax.jit(chain.start), jax.jit(advance, static_argnames="resample")
-    finish = jax.jit(to_pixels)
+    begin, go_on = jax.jit(chain.start, static_argnames="size"), jax.jit(advance, static_argnames="resample")
+    finish = jax.jit(chain.finish)
 
-    def in_segments(params, condition, keys, known=None, free=None, weight=None, resample=1):
+    def in_segments(params, condition, keys, size, known=None, free=None, weight=None, resample=1):
         given = {"known": known, "free": free, "weight": weight}
-        carry = begin(condition, keys)
+        carry = begin(condition, keys, size)
         places = jax.tree.map(lambda a: a.sharding, carry)  # at other ones it would be another program
         for first in range(0, total, SEGMENT):
             last, carry = min(first + SEGMENT, total), jax.device_put(carry, places)
@@ -148,11 +179,11 @@ def build_generate(method: Method, c: Sample, progress: Callable[[int], None] | 
             if progress is not None:
                 jax.block_until_ready(carry)
                 progress(last)
-        return finish(carry[0].image)
+        return finish(params, carry[0], known, free)
 
     if total > LONG_CHAIN:
         return in_segments
-    return jax.jit(generate, static_argnames="resample")
+    return jax.jit(generate, static_argnames=("size", "resample"))
 
 
 def build_corrected(c: Sample) -> samplers.Corrected:
@@ -173,7 +204,7 @@ def num_steps(c: Sample) -> int:
 def passes(method: Method, c: Sample) -> int:
     """How often the network is asked for an image: at each step, and again where guidance asks for the null condition."""
     guide = guidance.Guidance(c.guidance, c.guidance_channels, c.guidance_interval)
-    times = build_times(method.process.schedule, c)[:-1]
+    times = build_times(method.process.image.schedule, c)[:-1]
     if not guide.needs_null:
         return len(times)
     return len(times) + sum(bool(guide.active(jnp.asarray(t), method.process.num_steps)) for t in times)

@@ -7,6 +7,7 @@ another number of workers, devices or hosts.
 import contextlib
 import json
 import math
+from collections.abc import Sequence
 from pathlib import Path
 
 import jax
@@ -100,7 +101,7 @@ class Checkpoints:
                 f"could not restore checkpoint {step} of {self.directory}: {error}\n"
                 f"Keys that differ from the run that wrote it:\n  {changed or 'none'}"
             ) from error
-        return restored if isinstance(like, dict) else type(like)(**restored)
+        return restored if isinstance(like, dict) else like.replace(**restored)
 
     def restore_weights(self, step: int, like, about: dict, name: str):
         """Only `params` or `ema`, for sampling; `like` is a tree of shapes."""
@@ -119,24 +120,18 @@ class Checkpoints:
 
     def compare(self, step: int, like, about: dict):
         """An error naming keys and shapes when the checkpoint holds another network."""
-        written = self.about(step)
-        lines = differences(_identity(written["config"]), _identity(about["config"]))
-        lines += differences(written["data"], about["data"], "data")
         have = self._shapes(step)
         want = {
             _path(p): tuple(a.shape) for p, a in jax.tree_util.tree_leaves_with_path(_plain(like)["params"])
         }
-        for path in sorted(have.keys() | want.keys()):
-            if have.get(path) != want.get(path):
-                lines.append(
-                    f"parameter {path}: {have.get(path, 'absent')} there, {want.get(path, 'absent')} here"
-                )
-        if lines:
-            shown = "\n  ".join(lines[:20]) + (f"\n  and {len(lines) - 20} more" if len(lines) > 20 else "")
-            raise CheckpointError(
-                f"checkpoint {step} of {self.directory} belongs to another configuration:\n  {shown}\n"
-                "Use the configuration it was trained with (its config.json), or another workdir."
-            )
+        lines = [
+            f"parameter {path}: {have.get(path, 'absent')} there, {want.get(path, 'absent')} here"
+            for path in sorted(have.keys() | want.keys())
+            if have.get(path) != want.get(path)
+        ]
+        where = f"checkpoint {step} of {self.directory}"
+        remedy = "Use the configuration it was trained with (its config.json), or another workdir."
+        same_meaning(self.about(step), about, where, remedy, lines)
 
     def _shapes(self, step: int) -> dict[str, tuple[int, ...]]:
         handler = ocp.PyTreeCheckpointHandler()
@@ -151,6 +146,16 @@ class Checkpoints:
                 self._manager.close()
 
 
+def same_meaning(written: dict, about: dict, where: str, remedy: str, more: Sequence[str] = ()):
+    """An error naming each key in which what weights were written with differs from what they are read for."""
+    lines = differences(_identity(written["config"]), _identity(about["config"]))
+    lines += differences(written["data"], about["data"], "data")
+    lines += more
+    if lines:
+        shown = "\n  ".join(lines[:20]) + (f"\n  and {len(lines) - 20} more" if len(lines) > 20 else "")
+        raise CheckpointError(f"{where} belongs to another configuration:\n  {shown}\n{remedy}")
+
+
 def _identity(config: dict) -> dict:
     """What a configuration says of the weights. A key that the writer did not know is at its default."""
     known = as_dict(Experiment())
@@ -159,7 +164,9 @@ def _identity(config: dict) -> dict:
 
 
 def _plain(state) -> dict:
-    return state if isinstance(state, dict) else dict(vars(state))
+    """What is saved of a state: all but what never changes."""
+    fields = state if isinstance(state, dict) else dict(vars(state))
+    return {name: value for name, value in fields.items() if name != "frozen"}
 
 
 def _abstract(leaf):
@@ -170,9 +177,10 @@ def _path(keys) -> str:
     return "/".join(str(getattr(k, "key", getattr(k, "name", getattr(k, "idx", k)))) for k in keys)
 
 
-def describe(config: Experiment, data: dict) -> dict:
-    """What is written beside a state."""
-    return {"config": as_dict(config), "data": data}
+def describe(config: Experiment, data: dict, classes: dict | None = None) -> dict:
+    """What is written beside a state: the configuration, what of the data its weights depend on, what their classes are."""
+    about = {"config": as_dict(config), "data": data}
+    return about if classes is None else about | {"classes": classes}
 
 
 def prepare_workdir(workdir: str | Path) -> Path:

@@ -15,6 +15,8 @@ _HOME = "~/.cache/"  # where users keep caches, unless XDG_CACHE_HOME is set
 
 def use_cache(written: str) -> Path | None:
     """Keep compiled programs in this folder; None, and said, where others could put theirs there."""
+    if not written:
+        return None
     folder = cache_folder(written)
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)

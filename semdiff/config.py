@@ -115,7 +115,10 @@ class Train:
     strategy: str = "jit"  # jit (over a mesh) or pmap
     fsdp: int = 1  # devices over which parameters are split; the rest of the mesh is data
     max_bad_steps: int = 50  # stop after this many non-finite steps in a row
-    init: str = ""  # weights to start from: a file written by `python -m semdiff.convert import`
+    init: str = (
+        ""  # weights to start from: a model folder, or a file written by `python -m semdiff.convert import`
+    )
+    trained: tuple[str, ...] = ()  # patterns of the parameters that are trained (decoder_*); empty: all
     log_every: int = 50
     eval_every: int = 5000  # sample grid and validation loss
     eval_batches: int = 4
@@ -147,7 +150,9 @@ class Sample:
     # compute what a clean layout does to the network once a chain, not at each step, where that takes at most 2 GiB a batch
     cache_modulation: bool = True
     ema: bool = True  # sample with the averaged weights
-    weights: str = ""  # sample with these weights (semdiff.convert) instead of a checkpoint
+    weights: str = (
+        ""  # a model folder, a file of weights or a released .pt, in place of the newest checkpoint
+    )
     batch_size: int = 8
     seed: int = 0
     per_layout: int = 1  # images per layout
@@ -197,6 +202,13 @@ class Tune:
 
 
 @dataclass(frozen=True)
+class Export:
+    output: str = ""  # the model folder; empty: WORKDIR/model-STEP-ema
+    name: str = ""  # on its card; empty: the folder's
+    licence: str = ""  # of the weights, an SPDX identifier; empty: not said
+
+
+@dataclass(frozen=True)
 class Experiment:
     seed: int = 0
     data: Data = field(default_factory=Data)
@@ -210,16 +222,27 @@ class Experiment:
     edit: Edit = field(default_factory=Edit)
     evaluate: Evaluate = field(default_factory=Evaluate)
     tune: Tune = field(default_factory=Tune)
+    export: Export = field(default_factory=Export)
     compilation_cache: str = "~/.cache/semdiff/xla"  # compiled programs are kept here; empty: not kept
 
 
 def default() -> ml_collections.ConfigDict:
     """Every key at its default."""
-    return ml_collections.ConfigDict(dataclasses.asdict(Experiment()), convert_dict=True)
+    return as_config_dict(Experiment())
+
+
+def as_config_dict(config: Experiment) -> ml_collections.ConfigDict:
+    """As files of configs/ return it, to be changed from the command line."""
+    return ml_collections.ConfigDict(dataclasses.asdict(config), convert_dict=True)
 
 
 def parse(config: ml_collections.ConfigDict) -> Experiment:
     return _parse(Experiment, config, "config")
+
+
+def from_dict(written: dict) -> Experiment:
+    """What `as_dict` made; keys that were not there yet are at their defaults."""
+    return _parse(Experiment, written, "config")
 
 
 def check_key(key: str):

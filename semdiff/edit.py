@@ -10,41 +10,42 @@ from pathlib import Path
 import numpy as np
 
 from semdiff import inputs, parallel
-from semdiff.config import ConfigError, Edit, Experiment, Sample
+from semdiff.config import ConfigError, Edit, Sample
+from semdiff.data.augment import padded
 from semdiff.data.images import read_mask, read_photo
-from semdiff.data.source import Info
+from semdiff.diffusion.joint import State
 from semdiff.method import Method
 from semdiff.outputs import Output, run_tasks, settings_of
 from semdiff.paths import local_path
-from semdiff.tasks import Runner, Task, padded, tasks_of
+from semdiff.tasks import Runner, Task, tasks_of
+from semdiff.trained import Trained
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")
 DRAWN = ("layout", "instance")  # what of an example was drawn on the image
 
 
-def edit(config: Experiment, method: Method, params, weights: str, info: Info, folder: Path) -> Path:
+def edit(model: Trained, workdir: Path) -> Path:
     """Every layout of config.edit.layouts drawn into the image of the same name."""
-    c = config.edit
+    config, method, info, c = model.config, model.method, model.info, model.config.edit
+    folder = local_path(c.output or workdir / "edits" / model.name, "config.edit.output")
     for key in ("images", "layouts"):
         if not getattr(c, key):
             raise ConfigError(f"config.edit.{key} is empty: name the folder of {key}")
     if bool(c.masks) == bool(c.old_layouts):
         raise ConfigError("give either config.edit.masks or config.edit.old_layouts: they say where to edit")
-    new = inputs.layouts_source(
-        c.layouts, info, method.given.edges, config.sample.unlabelled, "config.edit.layouts"
-    )
+    new = inputs.layouts_source(c.layouts, info, model.edges, config.sample.unlabelled, "config.edit.layouts")
     old = None
     if c.old_layouts:
         source = inputs.layouts_source(
             c.old_layouts, info, False, config.sample.unlabelled, "config.edit.old_layouts"
         )
         old = {example["name"]: example["layout"] for example in map(source.__getitem__, range(len(source)))}
-    settings = settings_of(config, weights) | {"margin": c.margin, "resample": c.resample}
+    settings = settings_of(config, model.name) | {"margin": c.margin, "resample": c.resample}
     output = Output(folder, settings, info)
     mine = parallel.share(range(len(new)))
     tasks = (task for i in mine for task in edit_tasks(method, new[i], old, c, config.sample))
     runner = Runner(method, config.sample, c.resample)
-    params = runner.placed(params)
+    params = runner.placed(model.params)
     total = len(mine) * config.sample.per_layout
 
     run_tasks(lambda batch: runner(params, batch), runner.batch_size, tasks, total, output, c.layouts)
@@ -75,7 +76,8 @@ def edit_tasks(method: Method, example: dict, old: dict | None, c: Edit, s: Samp
         )
     multiple = method.network.size_multiple
     for task in tasks_of(method, example | drawn, s):
-        yield replace(task, known=padded(photo.pixels, multiple), free=padded(free, multiple))
+        known, loose = padded(photo.pixels, multiple), padded(free, multiple)
+        yield replace(task, known=State(known), free=State(loose))
 
 
 def find(folder: Path, name: str, suffixes: tuple[str, ...]) -> Path:

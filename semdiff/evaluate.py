@@ -19,6 +19,7 @@ from semdiff.metrics import frechet, segmenter
 from semdiff.metrics.segmentation import Confusion
 from semdiff.paths import local_path
 from semdiff.tasks import Grid, Runner, batched, tasks_of
+from semdiff.trained import Trained
 
 
 @dataclass(frozen=True)
@@ -70,19 +71,20 @@ class Judge:
         return self.moments(self.real)
 
 
-def evaluate(config: Experiment, method: Method, params, step: str, info: Info, workdir: Path) -> Path:
-    """Writes table.md, metrics.json and pictures to WORKDIR/evaluation/STEP, prints the table.
+def evaluate(model: Trained, workdir: Path) -> Path:
+    """Writes table.md, metrics.json and pictures to WORKDIR/evaluation/WEIGHTS, prints the table.
 
     Images are generated from the layouts as they are and from corrupted ones (config.evaluate.noise), and always compared
     with the true layouts. The Frechet distance is to the real images of those layouts, in the segmenter's features. The
     processes of a run share the layouts; process 0 writes.
     """
+    config, method, info = model.config, model.method, model.info
     c, size = config.evaluate, config.data.size
     for kind in c.noise:
         noise.parse(kind)
     reader = build_reader(config, info, checkpoint.prepare_workdir(workdir))
     source = inputs.evaluation_source(config.data, config.seed)
-    inputs.check_same_classes(info, source.info, method.given.edges)
+    inputs.check_same_classes(info, source.info, model.edges)
     chosen = inputs.spread(source, c.limit)
     examples = {i: augment.squash(source[i], size) for i in parallel.share(chosen)}
     layouts = np.array([e["layout"] for e in examples.values()], np.int32).reshape(-1, *size)
@@ -95,7 +97,7 @@ def evaluate(config: Experiment, method: Method, params, step: str, info: Info, 
     rows = [judge.row("real images (upper bound)", judge.real)]
     settings = replace(config.sample, per_layout=1)
     run = Runner(method, settings)
-    params = run.placed(params)
+    params = run.placed(model.params)
     for weight in c.guidance or (config.sample.guidance,):
         made = {}
         for kind, from_these in given.items():
@@ -113,7 +115,7 @@ def evaluate(config: Experiment, method: Method, params, step: str, info: Info, 
         pictures["grid"] = Grid(method, source, config.sample, config.data, c.grid, run)(params)
     if c.grid and c.noise:
         pictures["noise"] = noisy_grid(given, made, info, c.grid, judge)
-    folder = workdir / "evaluation" / step
+    folder = workdir / "evaluation" / model.name
     if jax.process_index() == 0:
         report(rows, info, len(chosen), config.data.eval_split, folder)
         save(pictures, info, folder)
@@ -172,7 +174,7 @@ def generate(
     progress = logs.Progress(len(examples), unit="image", active=jax.process_index() == 0)
     images = {}
     for batch in batched((t for e in examples for t in tasks_of(method, e, settings)), run.batch_size):
-        images |= {task.name: image for task, image in zip(batch, run(params, batch))}
+        images |= {task.name: made.image for task, made in zip(batch, run(params, batch))}
         progress.report(len(images), name)
     return [images[e["name"]] for e in examples]
 

@@ -9,7 +9,7 @@ import numpy as np
 from semdiff import logs, parallel
 from semdiff.checkpoint import prepare_workdir, write_json
 from semdiff.config import ConfigError, Data, Experiment
-from semdiff.data import make_source, statistics
+from semdiff.data import known_classes, make_source, statistics
 from semdiff.data.folder import Layouts
 from semdiff.data.source import Info, Source
 from semdiff.paths import local_path
@@ -35,6 +35,11 @@ def _source(data: Data, split: str, seed: int, **options) -> Source:
     if data.num_classes:
         options["num_classes"] = data.num_classes
     return make_source(data.source, split=split, **{k: v for k, v in options.items() if v is not None})
+
+
+def classes_of(data: Data) -> Info | None:
+    """The classes of a data set that are known without its files."""
+    return known_classes(data.source, data.num_classes or None)
 
 
 def layouts_source(
@@ -94,19 +99,30 @@ def identity(info: Info, edges: bool, rates: np.ndarray | None = None) -> dict:
 
 def class_rates(config: Experiment, source: Source, workdir: Path) -> np.ndarray | None:
     """What config.layout.rates names: psi phi per class, or a table of gamma; None where no schedule asks for it."""
+    if measures_rates(config):
+        return measured_rates(config, source, workdir)
+    return named_rates(config, source.info)
+
+
+def measures_rates(config: Experiment) -> bool:
+    """Whether class rates are those of the training split."""
+    c = config.layout
+    return c.transition != "none" and c.schedule == "classwise" and c.rates == "data"
+
+
+def named_rates(config: Experiment, info: Info) -> np.ndarray | None:
+    """Those of a release, or of a file."""
     c = config.layout
     if c.transition == "none" or c.schedule not in ("classwise", "table"):
         return None
-    if c.rates == "data" and c.schedule == "classwise":
-        return measured_rates(config, source, workdir)
     if c.rates in RELEASED_RATES and c.schedule == "classwise":
         rates = statistics.released_rates(c.rates)
     else:
         rates = statistics.read_rates(local_path(c.rates, "config.layout.rates"))
-    if rates.shape[-1:] != (source.info.num_classes,):
+    if rates.shape[-1:] != (info.num_classes,):
         raise ConfigError(
-            f"config.layout.rates={c.rates} has {rates.shape[-1] if rates.ndim else 0} classes; {source.info.name} has "
-            f"{source.info.num_classes}. Give one number per class, in the order of the classes, or set it to data"
+            f"config.layout.rates={c.rates} has {rates.shape[-1] if rates.ndim else 0} classes; {info.name} has "
+            f"{info.num_classes}. Give one number per class, in the order of the classes, or set it to data"
         )
     return rates
 

@@ -137,12 +137,12 @@ def megabytes(count: float) -> str:
     return f"{count / 2**20:,.1f} MiB"
 
 
-def opening_lines(strategy, config_name: str, workdir: Path, data: str) -> str:
+def opening_lines(strategy, workdir: Path, data: str) -> str:
     device = jax.devices()[0]
     return (
         f"devices: {jax.device_count()} x {device.device_kind} ({device.platform}), {jax.process_count()} process(es), "
         f"jax {jax.__version__}, python {sys.version.split()[0]}\n"
-        f"mesh:    {strategy}\nconfig:  {config_name}\nworkdir: {workdir}\ndata:    {data}"
+        f"mesh:    {strategy}\nworkdir: {workdir}\ndata:    {data}"
     )
 
 

@@ -10,7 +10,9 @@ import numpy as np
 from semdiff import draw, logs
 from semdiff.chains import num_steps
 from semdiff.config import ConfigError, Experiment, as_dict, fingerprint
+from semdiff.data import classes
 from semdiff.data.source import Info
+from semdiff.diffusion.joint import State
 from semdiff.tasks import Task, batched
 
 
@@ -25,15 +27,9 @@ class Output:
         self.done: dict[str, str] = {}
         for path in sorted(self.folder.glob("manifest*.jsonl")):
             self.done |= self._read(path)
-        classes = [{"id": i, "name": c.name, "color": list(c.color)} for i, c in enumerate(info.classes)]
-        about = {"name": f"generated from {info.name}", "num_classes": info.num_classes, "classes": classes}
+        about = classes.as_json(info) | {"name": f"generated from {info.name}"}
         if info.void_id is not None:
-            about["void_id"] = info.void_id
             about["ignore_id_map"] = {str(info.num_classes): info.void_id}  # pixels without a label
-        if info.flip_pairs:
-            about["flip_pairs"] = [list(pair) for pair in info.flip_pairs]
-        if info.scored is not None:
-            about["scored"] = list(info.scored)
         (self.folder / "dataset.json").write_text(json.dumps(about, indent=1))
 
     def _read(self, path: Path) -> dict[str, str]:
@@ -72,14 +68,17 @@ class Output:
             )
         return self.name_of(task) in self.done
 
-    def write(self, task: Task, image: np.ndarray, layout_file: str):
+    def write(self, task: Task, made: State, origin: str):
+        """The image, and its layout: that which was made with it, else that which it was made from."""
         name = self.name_of(task)
-        layout = task.layout[: task.size[0], : task.size[1]]
-        draw.save_png(self.folder / name.replace("images/", "labels/", 1), layout.astype(label_dtype(layout)))
-        draw.save_png(self.folder / name, image)
+        layout = task.layout if made.layout is None else made.layout
+        if layout is not None:
+            path = self.folder / name.replace("images/", "labels/", 1)
+            draw.save_png(path, layout.astype(label_dtype(layout)))
+        draw.save_png(self.folder / name, made.image)
         entry = {
             "image": name,
-            "layout": layout_file,
+            "layout": origin,
             "copy": task.copy,
             "contents": task.contents,
             "settings": self.settings,
@@ -126,7 +125,7 @@ NOT_IN_IMAGE = (
 
 
 def run_tasks(
-    run: Callable[[list[Task]], list[np.ndarray]],
+    run: Callable[[list[Task]], list[State]],
     batch_size: int,
     tasks: Iterable[Task],
     total: int,
@@ -146,7 +145,7 @@ def run_tasks(
 
     progress = logs.Progress(total, unit="image")
     for batch in batched(missing(), batch_size):
-        for task, image in zip(batch, run(batch)):
-            output.write(task, image, f"{origin}/{task.name}")
+        for task, made_of_it in zip(batch, run(batch)):
+            output.write(task, made_of_it, f"{origin}/{task.name}")
         made += len(batch)
         progress.report(skipped + made)

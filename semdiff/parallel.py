@@ -119,7 +119,7 @@ class Mesh:
 
     def compile(self, step: Callable, state, batch: dict, key):
         """step(state, batch, key, collective) -> (state, metrics), ahead of time; also says what memory it takes."""
-        shardings = jax.tree.map(lambda a: a.sharding, state.params)
+        shardings = jax.tree.map(lambda a: a.sharding, state.weights)
 
         def whole(params, dtypes):
             return jax.tree.map(self._whole, params, shardings, dtypes)
@@ -211,6 +211,21 @@ def build(config: Train) -> Mesh | Pmap:
             f"{devices} x {config.accumulate}"
         )
     return strategy
+
+
+def initialise(coordinator: str | None, processes: int | None, process: int | None):
+    """Join the other processes of a run, where there are any. coordinator: HOST:PORT, or auto, where a cluster tells."""
+    if coordinator == "auto":
+        jax.distributed.initialize()
+    elif coordinator:
+        jax.distributed.initialize(coordinator, processes, process)
+    elif processes is not None or process is not None:
+        raise ConfigError("--processes and --process need --coordinator=HOST:PORT of process 0")
+
+
+def is_main() -> bool:
+    """Whether this is process 0, which speaks and writes for all."""
+    return jax.process_index() == 0
 
 
 def meet():

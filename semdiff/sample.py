@@ -4,27 +4,28 @@ from pathlib import Path
 
 from semdiff import chains, inputs, logs, parallel
 from semdiff.config import ConfigError, Experiment
-from semdiff.data.source import Info
-from semdiff.method import Method
 from semdiff.outputs import Output, run_tasks, settings_of
+from semdiff.paths import local_path
 from semdiff.tasks import Runner, tasks_of
+from semdiff.trained import Trained
 
 
-def sample(config: Experiment, method: Method, params, weights: str, info: Info, folder: Path) -> Path:
+def sample(model: Trained, workdir: Path) -> Path:
     """Layouts (a folder's, else the evaluation split's) -> images, N per layout."""
-    c = config.sample
+    config, method, info, c = model.config, model.method, model.info, model.config.sample
+    folder = local_path(c.output or workdir / "samples" / model.name, "config.sample.output")
     if c.layouts:
-        source = inputs.layouts_source(c.layouts, info, method.given.edges, c.unlabelled)
+        source = inputs.layouts_source(c.layouts, info, model.edges, c.unlabelled)
         size = folder_size(config)
     else:
         source, size = inputs.evaluation_source(config.data, config.seed), config.data.size
-        inputs.check_same_classes(info, source.info, method.given.edges)
-    output = Output(folder, settings_of(config, weights), info)
+        inputs.check_same_classes(info, source.info, model.edges)
+    output = Output(folder, settings_of(config, model.name), info)
     mine = parallel.share(range(min(c.limit or len(source), len(source))))
     resized = Resized(size)
     tasks = (t for i in mine for t in tasks_of(method, resized.seen(source[i]), c, size))
     run = Runner(method, c)
-    params = run.placed(params)
+    params = run.placed(model.params)
     total = len(mine) * c.per_layout
     logs.say(
         f"chains:  {chains.num_steps(c)} steps of {c.sampler}, {chains.passes(method, c)} passes of the network an image"

@@ -14,29 +14,49 @@ import jax.numpy as jnp
 import numpy as np
 
 from semdiff import chains, draw, inputs, logs, parallel
-from semdiff.config import Data, Sample
+from semdiff.config import ConfigError, Data, Sample
 from semdiff.data import augment
 from semdiff.data.source import Source
+from semdiff.diffusion.joint import State
+from semdiff.given import Condition
 from semdiff.method import Method
 
 
 @dataclass(frozen=True)
 class Task:
-    """One image to make: a padded condition, how to cut the result, and where it comes from."""
+    """One image to make: what is given for it, how to cut the result, and where it comes from."""
 
     name: str
     copy: int
-    layout: np.ndarray  # [H, W] int32, padded
-    edges: np.ndarray | None
-    size: tuple[int, int]  # before padding
+    given: Condition  # of one example, its maps padded
+    layout: np.ndarray | None  # [H, W] int32, the example's own, where it has one
+    size: tuple[int, int]  # of the image
+    canvas: tuple[int, int]  # what is generated, of which the image is cut
     key: jax.Array
-    known: np.ndarray | None = None  # editing: the image [H, W, 3] uint8, padded
-    free: np.ndarray | None = None  # editing: [H, W] bool, where to generate
+    known: State | None = None  # what is held: pixels [H, W, 3] uint8 and ids [H, W], padded
+    free: State | None = None  # [H, W] bool, padded: where to generate
 
     @property
     def contents(self) -> str:
         """A hash of all that goes in."""
-        return digest_of(self.layout, self.edges, self.known, self.free).hexdigest()[:16]
+        held = (
+            a for state in (self.known, self.free) if state is not None for a in (state.image, state.layout)
+        )
+        return digest_of(*ordered(self.given), *held).hexdigest()[:16]
+
+    @property
+    def shape(self) -> tuple:
+        """Tasks of one shape can be of one batch."""
+        return self.canvas, *(a.shape for a in ordered(self.given) if a is not None)
+
+
+def ordered(condition: Condition) -> Iterator[np.ndarray | None]:
+    """The arrays of a condition, in the order in which it has them: image keys are made from them."""
+    for value in condition.values():
+        if isinstance(value, dict):
+            yield from ordered(value)
+        else:
+            yield value
 
 
 def image_key(seed: int, copy: int, *arrays: np.ndarray | None):
@@ -53,36 +73,29 @@ def digest_of(*arrays: np.ndarray | None):
     digest = hashlib.sha256()
     for array in arrays:
         if array is not None:
-            digest.update(repr(array.shape).encode() + np.ascontiguousarray(array, np.int32).tobytes())
+            kind = np.float32 if np.issubdtype(array.dtype, np.floating) else np.int32
+            digest.update(repr(array.shape).encode() + np.ascontiguousarray(array, kind).tobytes())
     return digest
 
 
-def padded(array: np.ndarray | None, multiple: int) -> np.ndarray | None:
-    """Extended at the lower and right border by repetition, to multiples of what the network needs."""
-    if array is None:
-        return None
-    after = [(0, -n % multiple) for n in array.shape[:2]]
-    return np.pad(array, after + [(0, 0)] * (array.ndim - 2), mode="edge")
-
-
 def tasks_of(method: Method, example: dict, c: Sample, size: tuple[int, int] | None = None) -> Iterator[Task]:
-    """The images to make of one layout, an example with `instance` or, as batches have it, `edges`."""
-    if size is not None:
-        layout_only = {k: example[k] for k in ("layout", "instance", "name") if k in example}
-        example = augment.squash(layout_only, size)
-    layout = np.asarray(example["layout"], np.int32)
-    edges = None
-    if method.given.edges:
-        edges = example["edges"] if "edges" in example else augment.edges(example["instance"])
-    multiple = method.network.size_multiple
+    """The images to make of one example: at `size`, else at that of its layout."""
+    if size is not None and "layout" in example:
+        example = augment.squash({k: v for k, v in example.items() if k != "image"}, size)
+    layout = np.asarray(example["layout"], np.int32) if "layout" in example else None
+    if size is None and layout is None:
+        raise ConfigError(f"{example['name']} has no layout to take its size from: set config.sample.size")
+    size = size or layout.shape
+    given, multiple = method.given.read(example), method.network.size_multiple
     for copy in range(c.per_layout):
         yield Task(
             name=example["name"],
             copy=copy,
-            layout=padded(layout, multiple),
-            edges=padded(edges, multiple),
-            size=layout.shape,
-            key=image_key(c.seed, copy, layout, edges),
+            given=method.given.pad(given, multiple),
+            layout=layout,
+            size=tuple(size),
+            canvas=tuple(n + -n % multiple for n in size),
+            key=image_key(c.seed, copy, *ordered(given)),
         )
 
 
@@ -90,10 +103,10 @@ def batched(tasks: Iterable[Task], batch_size: int) -> Iterator[list[Task]]:
     """Batches of equal shape, in order of completion; the rest at the end."""
     waiting: dict[tuple, list[Task]] = {}
     for task in tasks:
-        bucket = waiting.setdefault(task.layout.shape, [])
+        bucket = waiting.setdefault(task.shape, [])
         bucket.append(task)
         if len(bucket) == batch_size:
-            yield waiting.pop(task.layout.shape)
+            yield waiting.pop(task.shape)
     yield from waiting.values()
 
 
@@ -122,20 +135,30 @@ class Runner:
         """The weights on the devices, once for all the batches they are for."""
         return jax.device_put(params, self.replicated or jax.local_devices()[0])
 
-    def __call__(self, params, tasks: list[Task]) -> list[np.ndarray]:
-        """The images, cut to their sizes; of weights that are `placed`."""
+    def __call__(self, params, tasks: list[Task]) -> list[State]:
+        """Images and layouts, cut to their sizes; of weights that are `placed`."""
         filled = tasks + [tasks[-1]] * (self.batch_size - len(tasks))
-        stack = lambda name: self._place([getattr(t, name) for t in filled])  # noqa: E731
-        condition = {"layout": stack("layout"), "edges": stack("edges")}
-        keys = self._put(jnp.stack([t.key for t in filled]))
+        stacked = lambda name: self._stacked([getattr(t, name) for t in filled])  # noqa: E731
         weight = None if self.guidance == 1 else float(self.guidance)  # none: a program without a null pass
-        images = self.generate(
-            params, condition, keys, stack("known"), stack("free"), weight, resample=self.resample
+        made = self.generate(
+            params,
+            stacked("given"),
+            self._put(jnp.stack([t.key for t in filled])),
+            tasks[0].canvas,
+            stacked("known"),
+            stacked("free"),
+            weight,
+            resample=self.resample,
         )
-        return [image[: t.size[0], : t.size[1]] for t, image in zip(tasks, np.asarray(images))]
+        made = jax.tree.map(np.asarray, made)
+        return [
+            jax.tree.map(lambda a, i=i, t=t: a[i, : t.size[0], : t.size[1]], made)
+            for i, t in enumerate(tasks)
+        ]
 
-    def _place(self, arrays: list):
-        return None if arrays[0] is None else self._put(np.stack(arrays))
+    def _stacked(self, trees: list):
+        """Trees of arrays as one; nothing where they are None."""
+        return jax.tree.map(lambda *arrays: self._put(np.stack(arrays)), *trees)
 
     def _put(self, array):
         return jax.device_put(array, self.sharding) if self.sharding else array
@@ -162,8 +185,8 @@ class Grid:
         params, tasks = self.run.placed(params), [task for row in self.tasks for task in row]
         mine = np.zeros((len(parallel.share(tasks)), *tasks[0].size, 3), np.uint8)
         made = (self.run(params, batch) for batch in batched(parallel.share(tasks), self.run.batch_size))
-        for i, image in enumerate(image for batch in made for image in batch):
-            mine[i] = image
+        for i, state in enumerate(state for batch in made for state in batch):
+            mine[i] = state.image
         images = iter(parallel.joined(mine, len(tasks)))
         rows = [
             [draw.colourise(e["layout"], self.palette), e["image"], *(next(images) for _ in row)]

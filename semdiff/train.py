@@ -18,14 +18,14 @@ import optax
 from flax import struct
 from jax.experimental import multihost_utils
 
-from semdiff import build, checkpoint, inputs, lock, logs, parallel, tasks
+from semdiff import build, checkpoint, inputs, lock, logs, parallel, tasks, times, trained
 from semdiff.config import Experiment, Optimizer, choose
-from semdiff.convert import weights
-from semdiff.data import pipeline
+from semdiff.data import classes, pipeline
 from semdiff.data.source import Source
 from semdiff.diffusion import losses
-from semdiff.method import Method
+from semdiff.method import SPACE, Method
 from semdiff.parallel import Collective
+from semdiff.params import Rule, merged
 from semdiff.paths import local_path
 
 
@@ -35,15 +35,29 @@ class TrainingError(ValueError):
 
 @struct.dataclass
 class TrainState:
-    """All that a run is, but for its configuration. `step` is also the position in the data."""
+    """All that a run is, but for its configuration. `step` is also the position in the data.
+
+    frozen: what of the weights is not trained. It has neither average nor moments, and is saved once, not with each state.
+    """
 
     step: jax.Array
     params: Any
     ema: Any
+    frozen: Any
     opt_state: Any
     time_sampler: Any
     bad_steps: jax.Array  # non-finite steps skipped so far
     bad_in_row: jax.Array
+
+    @property
+    def weights(self) -> dict:
+        """All parameters of the method."""
+        return merged(self.params, self.frozen)
+
+    @property
+    def averaged(self) -> dict:
+        """The same, of what is trained the average."""
+        return merged(self.ema, self.frozen)
 
 
 def learning_rate(config: Optimizer, steps: int) -> optax.Schedule:
@@ -97,12 +111,20 @@ class Trainer:
     def init(self, key) -> TrainState:
         return self.fresh(self.method.init(key, self.config.data.size))
 
-    def fresh(self, params) -> TrainState:
+    @property
+    def rule(self) -> Rule:
+        """What is trained."""
+        return Rule(self.config.train.trained, frozen=(SPACE,))
+
+    def fresh(self, weights) -> TrainState:
         """The state of a run that starts from these weights."""
+        self.rule.check(weights)
+        params, frozen = self.rule.split(weights)
         zero = jnp.zeros((), jnp.int32)
         return TrainState(
             step=zero,
             params=params,
+            frozen=frozen,
             ema=jax.tree.map(jnp.copy, params),
             opt_state=self.optimizer.init(params),
             time_sampler=build.build_time_sampler(self.config, self.method.process),
@@ -113,12 +135,12 @@ class Trainer:
     def step(self, state: TrainState, batch: dict, key, collective: Collective):
         """(state, batch, key) -> (state, metrics). An example's randomness is a function of (key, step, its slot)."""
         keys = example_keys(jax.random.fold_in(key, state.step), batch["slot"])
-        dtypes = self.method.network.compute_dtypes(state.params)
+        dtypes = self.method.compute_dtypes(state.weights)
 
         def loss_of(params, part):
             batch, keys = part
-            params = collective.whole(params, dtypes)
-            terms, t, weight = self.method.loss(params, batch, keys, state.time_sampler)
+            weights = collective.whole(merged(params, state.frozen), dtypes)
+            terms, t, weight = self.method.loss(weights, batch, keys, state.time_sampler)
             return (weight * terms["loss"]).mean(), (
                 {k: v.mean() for k, v in terms.items()},
                 t,
@@ -143,7 +165,7 @@ class Trainer:
         )
         old = (state.params, state.ema, state.opt_state, state.time_sampler)
         params, ema, opt_state, time_sampler = jax.tree.map(lambda n, o: jnp.where(good, n, o), new, old)
-        state = TrainState(
+        state = state.replace(
             step=state.step + 1,
             params=params,
             ema=ema,
@@ -187,7 +209,7 @@ class Trainer:
 
     def validate(self, params, batch: dict, key) -> dict:
         """Loss terms on a batch, without dropping anything."""
-        uniform = losses.UniformTime(self.method.process.num_steps, self.method.process.schedule.continuous)
+        uniform = losses.UniformTime(self.method.process.num_steps, self.method.process.continuous)
         keys = example_keys(key, batch["slot"])
         terms, _, _ = self.method.loss(params, batch, keys, uniform, train=False)
         return {k: (v * batch["valid"]).sum() / batch["valid"].sum() for k, v in terms.items()}
@@ -202,10 +224,9 @@ def _micro(array, parts: int):
     return jnp.moveaxis(array.reshape(-1, parts, *array.shape[1:]), 1, 0)
 
 
-def build_trainer(config: Experiment, info, rates: np.ndarray | None = None) -> Trainer:
-    spelled = build.build_method(config, info.num_classes, info.has_instances, rates)
+def build_trainer(config: Experiment, method: Method) -> Trainer:
     optimizer = build_optimizer(config.optimizer, config.train.steps)
-    return Trainer(spelled, optimizer, learning_rate(config.optimizer, config.train.steps), config)
+    return Trainer(method, optimizer, learning_rate(config.optimizer, config.train.steps), config)
 
 
 @dataclass
@@ -221,47 +242,50 @@ class Run:
     start: int
 
 
-def prepare(config: Experiment, workdir: Path, config_name: str) -> Run:
+def prepare(config: Experiment, workdir: Path) -> Run:
     """Everything up to the first batch; the state is fresh, or that of the newest checkpoint. Says what will run."""
     c, main = config.train, jax.process_index() == 0
-    source = inputs.training_source(config.data, config.seed)
-    rates = inputs.class_rates(config, source, workdir)
-    trainer, strategy = build_trainer(config, source.info, rates), parallel.build(c)
-    logs.say(logs.opening_lines(strategy, config_name, workdir, inputs.describe(source, config.data)), main)
-    about = checkpoint.describe(config, inputs.identity(source.info, trainer.method.given.edges, rates))
+    opened = build.opened(config, workdir)
+    source, trainer, strategy = opened.source, build_trainer(config, opened.method), parallel.build(c)
+    logs.say(logs.opening_lines(strategy, workdir, inputs.describe(source, config.data)), main)
+    about = checkpoint.describe(config, opened.identity, classes.as_json(source.info))
     checkpoints = checkpoint.Checkpoints(workdir, c.keep, c.save_every)
     key, start = jax.random.fold_in(jax.random.key(config.seed), 0), checkpoints.latest() or 0
     if start:
-        state = strategy.from_saved(
-            checkpoints.restore(start, strategy.saved_shapes(trainer.init, key), about)
-        )
+        shapes = strategy.saved_shapes(trainer.init, key)
+        frozen = trained.read_frozen(workdir, shapes.frozen)
+        state = strategy.from_saved(checkpoints.restore(start, shapes, about).replace(frozen=frozen))
         logs.say(f"resumed at step {start} of {workdir}", main)
         logs.say(moved_position(checkpoints.about(start)["config"], c.batch_size, start), main)
     elif c.init:
         shapes = strategy.saved_shapes(trainer.init, key)
-        state = strategy.create_state(trainer.fresh, initial_weights(shapes.params, c.init))
+        state = strategy.create_state(trainer.fresh, initial_weights(shapes.weights, c.init))
     else:
         state = strategy.create_state(trainer.init, key)
     parallel.meet()
     if main:
         checkpoint.write_json(workdir / "config.json", about)
-    params = parallel.to_local(strategy.saved_form(state).params)
+    saved = strategy.saved_form(state)
+    params, frozen = parallel.to_local((saved.params, saved.frozen))
     logs.say(logs.parameter_table(params), main)
+    logs.say(f"frozen: {logs.megabytes(checkpoint.tree_bytes(frozen))} of weights" if frozen else "", main)
     if main:
         (workdir / "parameters.txt").write_text(logs.parameter_file(params) + "\n")
+        if frozen and not start:
+            trained.write_frozen(workdir, frozen)
     return Run(source, trainer, strategy, checkpoints, about, state, start)
 
 
-def train(config: Experiment, workdir: Path, config_name: str = "") -> TrainState:
+def train(config: Experiment, workdir: Path) -> TrainState:
     """Train to config.train.steps, resuming from the newest checkpoint of workdir, which is locked while it lasts."""
     workdir = checkpoint.prepare_workdir(workdir)
     with lock.held(workdir) if jax.process_index() == 0 else contextlib.nullcontext():
-        return train_alone(config, workdir, config_name)
+        return train_alone(times.resolved(config, times.entries_of(workdir)), workdir)
 
 
-def train_alone(config: Experiment, workdir: Path, config_name: str) -> TrainState:
+def train_alone(config: Experiment, workdir: Path) -> TrainState:
     c, main = config.train, jax.process_index() == 0
-    run = prepare(config, workdir, config_name)
+    run = prepare(config, workdir)
     state, strategy, checkpoints = run.state, run.strategy, run.checkpoints
     if run.start >= c.steps:
         logs.say(f"nothing to do: step {run.start} of {c.steps} was reached before", main)
@@ -299,7 +323,7 @@ def train_alone(config: Experiment, workdir: Path, config_name: str) -> TrainSta
             if step % c.save_every == 0 or last or evaluates:  # a run may be killed while it draws
                 checkpoints.save(step, strategy.saved_form(state), run.about, force=last or evaluates)
             if evaluates and not asked_to_stop:
-                progress.pause(evaluator.run(step, parallel.to_local(strategy.saved_form(state).ema)))
+                progress.pause(evaluator.run(step, parallel.to_local(strategy.saved_form(state).averaged)))
             if last:
                 break
             batch = strategy.place_batch(next(batches))
@@ -335,25 +359,25 @@ class Evaluator:
     def __init__(self, trainer: Trainer, config: Experiment, info, writer: logs.Writer):
         self.config, self.writer = config, writer
         self.source = inputs.evaluation_source(config.data, config.seed)
-        inputs.check_same_classes(info, self.source.info, trainer.method.given.edges)
+        inputs.check_same_classes(info, self.source.info, "edges" in trainer.method.given.reads)
         self.validate = jax.jit(trainer.validate)
         rows = config.train.grid
         self.grid = (
             tasks.Grid(trainer.method, self.source, config.sample, config.data, rows) if rows else None
         )
 
-    def run(self, step: int, ema) -> float:
+    def run(self, step: int, params) -> float:
         """Returns the seconds it took. The processes of a run share the batches and the images."""
         began = time.monotonic()
         if self.config.train.eval_batches:
-            self.writer.scalars(step, {f"eval/{k}": v for k, v in self._validated(ema).items()})
+            self.writer.scalars(step, {f"eval/{k}": v for k, v in self._validated(params).items()})
         if self.grid:
-            picture = self.grid(ema)
+            picture = self.grid(params)
             path = self.writer.picture(step, "grid", picture)
             logs.say(f"samples: {path}", path is not None)
         return time.monotonic() - began
 
-    def _validated(self, ema) -> dict[str, float]:
+    def _validated(self, params) -> dict[str, float]:
         """Loss terms, averaged over the batches."""
         limit = self.config.train.eval_batches * self.config.sample.batch_size
         batches = pipeline.eval_batches(
@@ -367,7 +391,7 @@ class Evaluator:
         for number, batch in zip(parallel.share(range(self.config.train.eval_batches)), batches):
             arrays = {k: batch[k] for k in ("image", "layout", "edges", "valid") if k in batch}
             arrays["slot"] = np.asarray(batch["index"], np.int32)
-            terms = self.validate(ema, arrays, jax.random.key(number))
+            terms = self.validate(params, arrays, jax.random.key(number))
             mine.append((number, jax.tree.map(float, terms)))
         return averaged([terms for _, terms in sorted(itertools.chain(*parallel.gathered(mine)))])
 
@@ -395,9 +419,7 @@ def check_finite(metrics: dict, limit: int, step: int):
 
 def initial_weights(like, path: str):
     """Those of a file, where those of `like`, a tree of shapes, will live."""
-    params, _ = weights.load_weights(local_path(path, "config.train.init"))
-    weights.check_tree(params, like, path)
-    return jax.tree.map(lambda new, at: jax.device_put(np.asarray(new, at.dtype), at.sharding), params, like)
+    return trained.placed(trained.read_weights(local_path(path, "config.train.init"))[0], like, path)
 
 
 def moved_position(written: dict, batch_size: int, step: int) -> str:

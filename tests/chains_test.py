@@ -10,10 +10,11 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from tiny import tiny_experiment
+from tiny import classes, tiny_experiment
 
 from semdiff import build, chains
 from semdiff.config import Layout, Sample
+from semdiff.diffusion.joint import State
 
 FIXTURE = Path(__file__).with_name("chains.json")
 CLASSES, SIZE = 5, (8, 8)
@@ -33,7 +34,7 @@ def images(name: str) -> np.ndarray:
     """The same on every machine, but for rounding: weights and layouts come from numpy."""
     layout, sampling, edited = CASES[name]
     config = replace(tiny_experiment(), layout=layout)
-    spelled = build.build_method(config, CLASSES, has_instances=True)
+    spelled = build.build_method(config, classes(CLASSES, has_instances=True))
     shapes = jax.eval_shape(lambda k: spelled.init(k, SIZE), jax.random.key(0))
     rng = np.random.default_rng(0)
     params = jax.tree.map(lambda a: np.asarray(0.1 * rng.normal(size=a.shape), np.float32), shapes)
@@ -43,10 +44,11 @@ def images(name: str) -> np.ndarray:
     }
     given = {}
     if edited:
-        given = {"known": rng.integers(0, 256, (2, *SIZE, 3), np.uint8), "free": rng.random((2, *SIZE)) < 0.5}
+        given["known"] = State(rng.integers(0, 256, (2, *SIZE, 3), np.uint8))
+        given["free"] = State(rng.random((2, *SIZE)) < 0.5)
     keys = jax.random.split(jax.random.key(7), 2)
     generate = chains.build_generate(spelled, sampling)
-    return np.asarray(generate(params, condition, keys, **given, resample=2 if edited else 1))
+    return np.asarray(generate(params, condition, keys, SIZE, **given, resample=2 if edited else 1).image)
 
 
 @pytest.mark.parametrize("name", CASES)

@@ -21,6 +21,7 @@ def state_of(seed=0, width=3):
         step=zero + seed,
         params=params,
         ema=jax.tree.map(lambda a: 2 * a, params),
+        frozen={},
         opt_state=(jax.tree.map(lambda a: 3 * a, params), zero + 4),
         time_sampler=(),
         bad_steps=zero + 5,

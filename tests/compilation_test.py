@@ -31,8 +31,8 @@ def anyone_may_read():
 
 def run(folder, monkeypatch):
     """The program with that cache, up to where it trains."""
-    monkeypatch.setattr(main.train, "train", lambda *_: None)
-    main.run(replace(tiny_experiment(), compilation_cache=str(folder)), Path("run"), "train", "")
+    monkeypatch.setitem(main.MODES, "train", ("", lambda *_: None))
+    main.run(replace(tiny_experiment(), compilation_cache=str(folder)), Path("run"), "train")
 
 
 def test_a_new_cache_is_its_users_alone(tmp_path, monkeypatch, used, anyone_may_read):

@@ -7,9 +7,9 @@ from dataclasses import replace
 import jax
 import numpy as np
 import pytest
-from tiny import tiny_experiment
+from tiny import random_model, tiny_experiment
 
-from semdiff import build, chains, evaluate, inputs, tasks
+from semdiff import chains, evaluate, inputs, tasks
 from semdiff.data import statistics
 
 WEIGHTS = (1.0, 1.5, 3.0)
@@ -17,21 +17,15 @@ WEIGHTS = (1.0, 1.5, 3.0)
 
 @pytest.fixture(scope="module")
 def setting():
-    """(config, method, params, info): a random network of the tiny experiment."""
+    """A random network of the tiny experiment."""
     config = tiny_experiment()
     sizes = {"segmenter_steps": 2, "segmenter_width": 8, "limit": 5, "grid": 1, "guidance": WEIGHTS}
-    config = replace(config, evaluate=replace(config.evaluate, **sizes))
-    info = inputs.training_source(config.data, 0).info
-    spelled = build.build_method(config, info.num_classes, info.has_instances)
-    shapes = jax.eval_shape(lambda k: spelled.init(k, config.data.size), jax.random.key(0))
-    rng = np.random.default_rng(0)
-    return config, spelled, jax.tree.map(lambda a: 0.2 * rng.normal(size=a.shape).astype("f"), shapes), info
+    return random_model(replace(config, evaluate=replace(config.evaluate, **sizes)), "7")
 
 
 def test_one_program_with_guidance_one_without_and_two_of_the_reader(setting, tmp_path, caplog):
-    config, spelled, params, info = setting
     with jax.log_compiles(), caplog.at_level("WARNING"):
-        evaluate.evaluate(config, spelled, params, "7", info, tmp_path)
+        evaluate.evaluate(setting, tmp_path)
     compiled = re.findall(r"Compiling jit\((\S+)\)", caplog.text)
     programs = [name for name in compiled if name in ("generate", "<lambda>", "step")]
     assert sorted(programs) == ["<lambda>", "<lambda>", "generate", "generate", "step"]
@@ -40,25 +34,24 @@ def test_one_program_with_guidance_one_without_and_two_of_the_reader(setting, tm
 
 
 def test_a_weight_that_is_an_argument_gives_what_a_fixed_one_does(setting):
-    config, spelled, params, _ = setting
+    config, spelled, params = setting.config, setting.method, setting.params
     source = inputs.evaluation_source(config.data, config.seed)
     made = [t for i in range(4) for t in tasks.tasks_of(spelled, source[i], config.sample)]
     run = tasks.Runner(spelled, config.sample)
-    stack = lambda name: np.stack([getattr(t, name) for t in made])  # noqa: E731
-    condition = {"layout": stack("layout"), "edges": stack("edges")}
+    condition = jax.tree.map(lambda *arrays: np.stack(arrays), *(t.given for t in made))
     keys = jax.numpy.stack([t.key for t in made])
     images = []
     for weight in WEIGHTS:
         fixed = chains.build_generate(spelled, replace(config.sample, guidance=weight))
-        images.append(run.guided(weight)(params, made))
-        np.testing.assert_array_equal(images[-1], fixed(params, condition, keys))
+        images.append([state.image for state in run.guided(weight)(params, made)])
+        np.testing.assert_array_equal(images[-1], fixed(params, condition, keys, config.data.size).image)
     assert (images[0][0] != images[1][0]).any()
     assert (images[1][0] != images[2][0]).any()
     assert run.guidance == config.sample.guidance
 
 
 def test_the_segmenter_learns_classes_that_were_not_counted(setting, tmp_path, monkeypatch):
-    config, _, _, info = setting
+    config, info = setting.config, setting.info
     void = replace(info, void_id=2)
     pixels = np.arange(info.num_classes) * 10
     counts = statistics.Counts(5, pixels, pixels)

@@ -15,10 +15,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from tiny import tiny_config, tiny_experiment
+from tiny import random_model, tiny_config, tiny_experiment
 
-from semdiff import build, main
+from semdiff import cli, main
 from semdiff.config import parse
+from semdiff.convert.weights import save_weights
 
 ROOT = Path(__file__).parents[1]
 CONFIG = """
@@ -178,7 +179,7 @@ for mode, slow in (("train", None), ("evaluate", 0), ("export", None), ("sample"
         return of_batch(run, params, batch)
 
     tasks.Runner.__call__ = generate
-    main.run(shared_experiment(), workdir, mode, "")
+    main.run(shared_experiment(), workdir, mode)
 """
 
 
@@ -236,7 +237,7 @@ def test_two_hosts_share_the_work_and_end_together(shared):
         {"train": 1 + 1, "evaluate": 2 + 2 + 3, "sample": 1},
     ]
     assert len(list((workdir / "samples" / "6" / "ema" / "images").glob("*.png"))) == 3
-    assert (workdir / "weights-6-ema.safetensors").exists()
+    assert (workdir / "model-6-ema" / "model.safetensors").exists()
     assert len(list(workdir.glob("segmenter-*.safetensors"))) == 1
     assert "| images" not in outputs[1]
 
@@ -257,7 +258,7 @@ def test_two_hosts_evaluate_as_one_does(shared):
     two = json.loads((folder / "metrics.json").read_text())
     pictures = {path: picture(path) for path in folder.glob("*.png")}
     assert len(pictures) == 2
-    main.run(shared_experiment(), workdir, "evaluate", "")
+    main.run(shared_experiment(), workdir, "evaluate")
     one = json.loads((folder / "metrics.json").read_text())
     assert one["layouts"] == two["layouts"] == 5
     for name, row in one["rows"].items():
@@ -401,8 +402,8 @@ def test_bad_input_is_met_in_words(tmp_path, mode, changes, words):
     with config.unlocked():
         config.update_from_flattened_dict(changes)
     with pytest.raises(ValueError, match=words) as error:
-        main.run(parse(config), tmp_path / "run", mode, "tiny")
-    assert main.raised_here(error.value)  # then one line is all that is said
+        main.run(parse(config), tmp_path / "run", mode)
+    assert cli.raised_here(error.value)  # then one line is all that is said
 
 
 def test_what_is_said_of_bad_input_is_one_line(run, tmp_path):
@@ -435,9 +436,9 @@ def test_flags_that_name_nothing_are_said_in_words(monkeypatch, argument, words)
         raise Left(said)
 
     monkeypatch.chdir(ROOT)
-    monkeypatch.setattr(main, "leave", leave)
+    monkeypatch.setattr(cli, "leave", leave)
     with pytest.raises(Left) as end:
-        main.parse_flags(["main.py", "--config=configs/ade20k.py:2", argument])
+        cli.parse_flags(["main.py", "--config=configs/ade20k.py:2", argument])
     assert words in str(end.value)
 
 
@@ -448,16 +449,7 @@ def test_a_checkpoint_of_another_network_is_refused_key_by_key(trained, run):
 
 
 def test_training_starts_from_given_weights(trained, run, tmp_path):
-    import jax
-
-    from semdiff import inputs
-    from semdiff.convert.weights import save_weights
-
-    config = tiny_experiment()
-    info = inputs.training_source(config.data, 0).info
-    spelled = build.build_method(config, info.num_classes, info.has_instances)
-    shapes = jax.eval_shape(lambda k: spelled.init(k, config.data.size), jax.random.key(0))
-    params = jax.tree.map(lambda a: np.full(a.shape, 0.01, np.float32), shapes)
+    params = random_model(tiny_experiment()).params
     save_weights(tmp_path / "w.safetensors", params, {})
     run(tmp_path / "a", f"--config.train.init={tmp_path / 'w.safetensors'}", "--config.train.steps=1")
     assert losses(tmp_path / "a")[1] != losses(trained[0])[1]

@@ -7,51 +7,56 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from tiny import tiny_experiment
+from tiny import classes, random_model, tiny_experiment
 
-from semdiff import build, config, method
-from semdiff.diffusion import categorical, class_schedules, gaussian, guidance, schedules
-from semdiff.diffusion.joint import State
+from semdiff import build, config, networks, space
+from semdiff.diffusion import categorical, class_schedules, gaussian, guidance, joint, schedules
+from semdiff.diffusion.joint import ByHalf, State
 from semdiff.diffusion.losses import UniformTime
-from semdiff.method import LayoutGiven, Method
+from semdiff.given import LayoutGiven
+from semdiff.method import Method
 
 
 class Echo:
-    """A network that shows what it was given: x, and the layout's first pixel, in channels."""
+    """A network that shows what it was given: the layout's first pixel plus the edges, in channels."""
 
-    conditioning = "spade"
+    def apply(self, params, state, time, condition, dropout_keys=None):
+        shown = condition["layout"][..., None] + (
+            0 if condition["edges"] is None else condition["edges"][..., None]
+        )
+        mean = params["scale"] * jnp.broadcast_to(shown.astype(jnp.float32), state.image.shape)
+        return ByHalf(jnp.concatenate([mean, 0.5 * mean + time[:, None, None, None]], -1))
 
-    def apply(
-        self, variables, x, time, layout=None, edges=None, *, modulation=None, dropout_keys=None, method=None
-    ):
-        if method == "modulation":
-            raise AssertionError("called without arguments by name")
-        shown = layout[..., None] + (0 if edges is None else edges[..., None])
-        mean = variables["params"] * jnp.broadcast_to(shown.astype(jnp.float32), x.shape)
-        return jnp.concatenate([mean, 0.5 * mean + time[:, None, None, None]], -1)
+    def cache(self, params, condition):
+        return None
 
 
 class Spy(Echo):
-    """Notes what it is called with. The modulation is the layout and the edges themselves, one number per pixel."""
+    """Notes what it is called with. What it keeps of a condition is the layout and the edges in one."""
 
     def __init__(self):
-        self.shown, self.modulated = [], []
+        self.shown, self.cached = [], []
 
-    def apply(
-        self, variables, x=None, time=None, layout=None, edges=None, *, method=None, modulation=None, **rest
-    ):
-        if method == "modulation":
-            self.modulated.append(np.asarray(layout))
-            return {"shown": layout + edges}
-        if modulation is not None:
-            return super().apply(variables, x, time, jnp.broadcast_to(modulation["shown"], x.shape[:3]))
-        self.shown.append((np.asarray(layout), None if edges is None else np.asarray(edges)))
-        return super().apply(variables, x, time, layout, edges)
+    def apply(self, params, state, time, condition, dropout_keys=None):
+        if "both" in condition:
+            both = jnp.broadcast_to(condition["both"], state.image.shape[:3])
+            return super().apply(params, state, time, {"layout": both, "edges": None})
+        edges = condition["edges"]
+        self.shown.append((np.asarray(condition["layout"]), None if edges is None else np.asarray(edges)))
+        return super().apply(params, state, time, condition)
+
+    def cache(self, params, condition):
+        self.cached.append(np.asarray(condition["layout"]))
+        return {"both": condition["layout"] + condition["edges"]}
 
 
-def spelled(**changes):
-    process = gaussian.Gaussian(schedules.linear(1000))
-    return dataclasses.replace(Method(process, Echo(), LayoutGiven(num_classes=3, edges=True)), **changes)
+ONE, SOME = {"scale": jnp.float32(1.0)}, {"scale": jnp.float32(0.3)}
+
+
+def spelled(dropout=0.0, **changes):
+    process = joint.Process(gaussian.Gaussian(schedules.linear(1000)))
+    given = LayoutGiven(num_classes=3, edges=True, dropout=dropout)
+    return dataclasses.replace(Method(process, Echo(), given), **changes)
 
 
 def condition(batch=2):
@@ -70,21 +75,21 @@ def test_the_null_condition_is_neither_a_class_nor_the_mask():
 
 def test_pixels_round_trip():
     pixels = np.arange(256, dtype=np.uint8).reshape(1, 16, 16, 1)
-    np.testing.assert_array_equal(method.to_pixels(method.to_unit(pixels)), pixels)
+    np.testing.assert_array_equal(space.to_pixels(space.to_unit(pixels)), pixels)
 
 
 @pytest.mark.parametrize(
     ("steps", "t", "clock"), [(1000, 1, 0), (1000, 1000, 999), (100, 1, 0), (100, 51, 500)]
 )
 def test_networks_see_the_clock_they_were_trained_on(steps, t, clock):
-    m = spelled(process=gaussian.Gaussian(schedules.linear(steps)))
+    m = spelled(process=joint.Process(gaussian.Gaussian(schedules.linear(steps))))
     assert float(m.network_time(jnp.asarray(t))) == pytest.approx(clock)
 
 
 def raw_output(guide, t=500):
     """The network's guided output, through a process that hands it on: eps is read directly."""
     m = spelled()
-    denoise = m.denoise_fn(jnp.float32(1.0), condition(), guide)
+    denoise = m.denoise_fn(ONE, condition(), guide)
     return denoise(State(jnp.zeros((2, 4, 4, 3))), jnp.asarray(t), keys()).image
 
 
@@ -118,12 +123,12 @@ def batch(n=64):
 def seen(m, train=True):
     """What each example's network was shown."""
     m = dataclasses.replace(m, network=Spy())
-    m.loss(jnp.float32(1.0), batch(), keys(64), UniformTime(1000), train)
+    m.loss(ONE, batch(), keys(64), UniformTime(1000), train)
     return m.network.shown[0]
 
 
 def test_condition_dropout_drops_layout_and_edges_of_whole_examples():
-    layout, edges = seen(spelled(condition_dropout=0.25))
+    layout, edges = seen(spelled(dropout=0.25))
     dropped = (layout == 4).all((1, 2))
     assert ((layout == 1).all((1, 2)) | dropped).all()
     np.testing.assert_array_equal(edges.any((1, 2)), ~dropped)
@@ -131,14 +136,14 @@ def test_condition_dropout_drops_layout_and_edges_of_whole_examples():
 
 
 def test_nothing_is_dropped_in_validation():
-    layout, _ = seen(spelled(condition_dropout=0.9), train=False)
+    layout, _ = seen(spelled(dropout=0.9), train=False)
     assert (layout == 1).all()
 
 
 def test_an_examples_loss_depends_on_its_own_key_alone():
     m, all_keys = spelled(), keys(4)
-    whole, t, _ = m.loss(jnp.float32(0.3), batch(4), all_keys, UniformTime(1000))
-    part, t_part, _ = m.loss(jnp.float32(0.3), batch(2), all_keys[2:], UniformTime(1000))
+    whole, t, _ = m.loss(SOME, batch(4), all_keys, UniformTime(1000))
+    part, t_part, _ = m.loss(SOME, batch(2), all_keys[2:], UniformTime(1000))
     np.testing.assert_array_equal(t[2:], t_part)
     np.testing.assert_allclose(whole["loss"][2:], part["loss"], rtol=1e-5)
 
@@ -150,10 +155,10 @@ RATES = np.array([0.5, 20.0, 3000.0])
 MASK, NULL = 3, 4
 
 
-def noising(schedule=None, **changes):
+def noising(schedule=None, dropout=0.0, **changes):
     """SCDM: K = 3 classes, masked at very different times."""
     schedule = schedule or class_schedules.classwise(1000, RATES)
-    given = LayoutGiven(3, True, categorical.Categorical(schedule))
+    given = LayoutGiven(3, True, categorical.Categorical(schedule), dropout)
     return spelled(network=Spy(), given=given, **changes)
 
 
@@ -178,7 +183,7 @@ def assert_kept(shown, layout, gamma):
 
 def test_the_network_sees_each_class_with_its_own_share_at_the_images_time():
     m, data = noising(), large_batch()
-    _, t, _ = m.loss(jnp.float32(1.0), data, keys(24), UniformTime(1000))
+    _, t, _ = m.loss(ONE, data, keys(24), UniformTime(1000))
     [(layouts, edges)] = m.network.shown
     np.testing.assert_array_equal(edges, data["edges"])  # borders between instances are never masked
     gammas = np.asarray(m.given.process.schedule.keep(t))
@@ -190,10 +195,10 @@ def test_the_network_sees_each_class_with_its_own_share_at_the_images_time():
 
 def test_masks_are_of_the_very_time_of_the_image():
     """A layout that is whole before t = 7 and gone from then on."""
-    process = gaussian.Gaussian(schedules.linear(50))
+    process = joint.Process(gaussian.Gaussian(schedules.linear(50)))
     step = class_schedules.table(np.repeat(np.arange(51)[:, None] < 7, 3, 1))
     m = noising(step, process=process)
-    _, t, _ = m.loss(jnp.float32(1.0), large_batch(64, 4), keys(64), UniformTime(50))
+    _, t, _ = m.loss(ONE, large_batch(64, 4), keys(64), UniformTime(50))
     [(layouts, _)] = m.network.shown
     assert {6, 7} <= set(np.asarray(t).tolist())
     for shown, time in zip(layouts, np.asarray(t)):
@@ -202,17 +207,17 @@ def test_masks_are_of_the_very_time_of_the_image():
 
 def test_an_examples_mask_depends_on_its_own_key_alone():
     m, data = noising(), large_batch(4)
-    m.loss(jnp.float32(1.0), data, keys(4), UniformTime(1000))
-    m.loss(jnp.float32(1.0), {k: v[2:] for k, v in data.items()}, keys(4)[2:], UniformTime(1000))
+    m.loss(ONE, data, keys(4), UniformTime(1000))
+    m.loss(ONE, {k: v[2:] for k, v in data.items()}, keys(4)[2:], UniformTime(1000))
     (whole, _), (part, _) = m.network.shown
     np.testing.assert_array_equal(whole[2:], part)
 
 
 def test_a_masked_pixel_is_not_an_absent_condition():
     """Whole examples become null; pixels become MASK; validation masks too, but drops nothing."""
-    m, data = noising(condition_dropout=0.4), large_batch()
+    m, data = noising(dropout=0.4), large_batch()
     for train in (True, False):
-        m.loss(jnp.float32(1.0), data, keys(24), UniformTime(1000), train)
+        m.loss(ONE, data, keys(24), UniformTime(1000), train)
     (layout, edges), (validated, _) = m.network.shown
     dropped = (layout == NULL).all((1, 2))
     assert 3 < dropped.sum() < 21
@@ -227,11 +232,11 @@ def test_at_gamma_1_it_is_sdm():
     """The same losses from the same keys, bit for bit: masking draws from keys of its own."""
     data, clean = large_batch(6), class_schedules.table(np.ones((1001, 3)))
     losses = [
-        m.loss(jnp.float32(0.3), data, keys(6), UniformTime(1000))
-        for m in (spelled(condition_dropout=0.4), noising(clean, condition_dropout=0.4))
+        m.loss(SOME, data, keys(6), UniformTime(1000))
+        for m in (spelled(dropout=0.4), noising(clean, dropout=0.4))
     ]
     jax.tree.map(np.testing.assert_array_equal, *losses)
-    noised = noising().loss(jnp.float32(0.3), data, keys(6), UniformTime(1000))
+    noised = noising().loss(SOME, data, keys(6), UniformTime(1000))
     assert (np.asarray(noised[0]["loss"]) != losses[0][0]["loss"]).any()
 
 
@@ -241,7 +246,7 @@ def large_condition(n=2, side=24):
 
 def layouts_at(m, given, times, step_keys, **options):
     """What the network is shown at each of these times."""
-    denoise = m.denoise_fn(jnp.float32(1.0), given, guidance.Guidance(1.0), **options)
+    denoise = m.denoise_fn(ONE, given, guidance.Guidance(1.0), **options)
     before = len(m.network.shown)
     for t, key in zip(times, step_keys):
         denoise(State(jnp.zeros((*given["layout"].shape, 3))), jnp.asarray(t), key)
@@ -294,7 +299,7 @@ def test_a_masked_pixel_is_guided_away_from_null(cached):
     """Echo shows classes 1, MASK 3 and null 4; the prediction is the same with the modulation kept."""
     m, weight = noising(), 2.0
     given = {"layout": jnp.ones((2, 8, 8), jnp.int32), "edges": jnp.zeros((2, 8, 8), jnp.uint8)}
-    denoise = m.denoise_fn(jnp.float32(1.0), given, guidance.Guidance(weight), cache_modulation=cached)
+    denoise = m.denoise_fn(ONE, given, guidance.Guidance(weight), cache=cached)
     for key in keys_of(0, 1):
         eps = np.asarray(denoise(State(jnp.zeros((2, 8, 8, 3))), jnp.asarray(995), key).image.eps)
         shown = next(layout for layout, _ in reversed(m.network.shown) if not (layout == NULL).all())
@@ -308,25 +313,26 @@ def test_what_does_not_change_is_modulated_once():
     """Of a noised layout nothing is kept but the null condition; of a clean one both."""
     guide, given = guidance.Guidance(2.0), condition()
     for m, expected in ((noising(), [NULL]), (spelled(network=Spy()), [NULL, 1])):
-        denoise = m.denoise_fn(jnp.float32(1.0), given, guide, cache_modulation=True)
+        denoise = m.denoise_fn(ONE, given, guide, cache=True)
         for t, key in zip((900, 500, 100), keys_of(1, 2, 3)):
             denoise(State(jnp.zeros((2, 4, 4, 3))), jnp.asarray(t), key)
-        assert [set(np.unique(layout)) for layout in m.network.modulated] == [{i} for i in expected]
-        assert len(m.network.modulated[0]) == 1  # the null condition is the same for all
+        assert [set(np.unique(layout)) for layout in m.network.cached] == [{i} for i in expected]
+        assert len(m.network.cached[0]) == 1  # the null condition is the same for all
         assert len(m.network.shown) == (3 if expected == [NULL] else 0)
     m = noising()
-    m.denoise_fn(jnp.float32(1.0), given, guidance.Guidance(1.0), cache_modulation=True)
-    assert not m.network.modulated  # without guidance no null
+    m.denoise_fn(ONE, given, guidance.Guidance(1.0), cache=True)
+    assert not m.network.cached  # without guidance no null
 
 
 def test_a_modulation_that_takes_too_much_is_not_kept(monkeypatch):
-    """The null condition's is 64 bytes here, that of two layouts twice as much."""
-    monkeypatch.setattr(method, "MODULATION_LIMIT", 100)
-    m = spelled(network=Spy())
-    denoise = m.denoise_fn(jnp.float32(1.0), condition(), guidance.Guidance(2.0), cache_modulation=True)
-    for t in (900, 500):
-        denoise(State(jnp.zeros((2, 4, 4, 3))), jnp.asarray(t), keys_of(1))
-    assert [set(np.unique(layout)) for layout, _ in m.network.shown] == [{1}, {1}]
+    """That of one layout, and of two."""
+    model = random_model(tiny_experiment())
+    network, params = model.method.network, model.params
+    one, two = (model.method.given.condition(large_batch(n, 8)) for n in (1, 2))
+    limit = networks.size_of(network.cache(params, one))
+    monkeypatch.setattr(networks, "CACHE_LIMIT", limit)
+    assert network.cache(params, one) is not None
+    assert network.cache(params, two) is None
 
 
 # From a configuration
@@ -369,7 +375,7 @@ def test_a_layout_process_by_its_configuration(x64):
 def test_without_a_transition_there_is_no_layout_process():
     assert layout_process(transition="none") is None
     assert layout_process(transition="none", schedule="unknown", lag=7) is None
-    assert build.build_method(tiny_experiment(), 16, True).given.process is None
+    assert build.build_method(tiny_experiment(), classes(16, True)).given.process is None
 
 
 @pytest.mark.parametrize(

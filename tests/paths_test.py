@@ -8,9 +8,10 @@ import pytest
 from PIL import Image
 from tiny import tiny_experiment
 
-from semdiff import build, checkpoint, edit, evaluate, inputs, main, train
+from semdiff import build, checkpoint, edit, evaluate, inputs, main, train, trained
 from semdiff.config import ConfigError
 from semdiff.paths import local_path
+from semdiff.trained import Trained
 
 REMOTE = "gs://bucket/x"
 
@@ -51,21 +52,17 @@ def scenes():
 
 
 def output_of(mode, monkeypatch, **parts):
-    monkeypatch.setattr(main, "trained", lambda config, workdir: (None, None, "w", None, []))
-    main.run(experiment(**parts), Path("run"), mode, "")
+    monkeypatch.setattr(main.trained, "opened", lambda config, workdir: model_of(config))
+    main.run(experiment(**parts), Path("run"), mode)
+
+
+def model_of(config):
+    return Trained(config, build.build_method(config, scenes()), None, "w", scenes())
 
 
 def edit_of(**folders):
-    c = replace(tiny_experiment().edit, **{"images": "i", "layouts": "l", "masks": "m"} | folders)
-    info = scenes()
-    edit.edit(
-        experiment(edit=vars(c)),
-        build.build_method(tiny_experiment(), 16, False),
-        None,
-        "w",
-        info,
-        Path("out"),
-    )
+    c = {"images": "i", "layouts": "l", "masks": "m"} | folders
+    edit.edit(model_of(experiment(edit=c, data={"edges": False})), Path("out"))
 
 
 NAMED = {
@@ -83,14 +80,14 @@ NAMED = {
         Path("run"),
     ),
     "config.train.init": lambda _: train.initial_weights(None, REMOTE),
-    "config.sample.weights": lambda _: main.trained(experiment(sample={"weights": REMOTE}), Path("run")),
+    "config.sample.weights": lambda _: trained.opened(experiment(sample={"weights": REMOTE}), Path("run")),
     "config.sample.output": lambda patch: output_of("sample", patch, sample={"output": REMOTE}),
     "config.edit.output": lambda patch: output_of("edit", patch, edit={"output": REMOTE}),
     "config.evaluate.segmenter": lambda _: evaluate.build_reader(
         experiment(evaluate={"segmenter": REMOTE}), scenes(), Path("run")
     ),
     "config.compilation_cache": lambda patch: main.run(
-        replace(tiny_experiment(), compilation_cache=REMOTE), Path("run"), "train", ""
+        replace(tiny_experiment(), compilation_cache=REMOTE), Path("run"), "train"
     ),
 }
 

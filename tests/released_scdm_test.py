@@ -12,9 +12,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.experimental import io_callback
+from tiny import classes
 
 from semdiff import build, chains, config, presets
 from semdiff.diffusion import categorical, gaussian, samplers
+from semdiff.diffusion.joint import ByHalf
 
 RELEASED = json.loads(Path(__file__).with_name("released_scdm.json").read_text())
 LAYOUT, EDGES = (np.array(RELEASED[name]) for name in ("layout", "edges"))
@@ -50,16 +52,15 @@ def give(queue, like) -> jax.Array:
 class Sine:
     """sin(weights (x, one-hot layout, edges, time / 1000, 1)) at each pixel. Notes its time, layout and edges."""
 
-    conditioning = "spade"
-
     def __init__(self, weights: np.ndarray):
         self.weights, self.seen = weights, []
 
-    def apply(self, variables, x, time, layout, edges):
+    def apply(self, params, state, time, condition, dropout_keys=None):
+        x, layout, edges = state.image, condition["layout"], condition["edges"]
         note(self.seen.append, (time, layout, edges))
         clock = jnp.broadcast_to(time[:, None, None, None] / 1000, (*x.shape[:3], 1))
         rest = (jax.nn.one_hot(layout, K), edges[..., None], clock, jnp.ones_like(clock))
-        return jnp.sin(jnp.concatenate([x, *rest], axis=-1) @ self.weights.T)
+        return ByHalf(jnp.sin(jnp.concatenate([x, *rest], axis=-1) @ self.weights.T))
 
 
 class Noting(samplers.Ancestral):
@@ -88,7 +89,9 @@ def test_released_sampling(x64_everywhere, monkeypatch):
     given = draws()
     c = config.parse(presets.scdm("25", "coco_stuff"))
     network, sampler = Sine(given["weights"]), Noting()
-    spelled = replace(build.build_method(c, K, True, np.array(RELEASED["rates"])), network=network)
+    spelled = replace(
+        build.build_method(c, classes(K, has_instances=True), np.array(RELEASED["rates"])), network=network
+    )
     normal, chance = iter([given["start"], *given["noise"]]), iter(given["chance"])
     monkeypatch.setitem(samplers.SAMPLERS, "ancestral", lambda: sampler)
     monkeypatch.setattr(gaussian, "normal", lambda keys, like: give(normal, like))
@@ -98,7 +101,7 @@ def test_released_sampling(x64_everywhere, monkeypatch):
     condition = {"layout": jnp.asarray(LAYOUT, jnp.int32), "edges": jnp.asarray(EDGES, jnp.uint8)}
     keys = jax.random.split(jax.random.key(0), 2)
     settings = replace(c.sample, cache_modulation=False)  # the stand-in has none
-    pixels = chains.build_generate(spelled, settings)({}, condition, keys)
+    pixels = chains.build_generate(spelled, settings)({}, condition, keys, LAYOUT.shape[1:]).image
     jax.effects_barrier()
 
     for t, expected, conditional, null in zip(

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import pytest
 from PIL import Image
-from tiny import random_method, tiny_experiment
+from tiny import changed, random_model, tiny_experiment
 
 from semdiff import build, chains, edit, inputs, outputs, sample, tasks
 from semdiff.config import ConfigError, Layout, Sample
@@ -15,14 +15,14 @@ from semdiff.data import augment
 from semdiff.data.classes import read_description
 from semdiff.data.images import DataError
 from semdiff.diffusion import samplers, schedules, solvers
+from semdiff.diffusion.joint import State
 
 
 @pytest.fixture(scope="module")
 def setting():
-    """(config, method, params, info): a random network of the tiny experiment, without edges."""
+    """A random network of the tiny experiment, without edges."""
     config = tiny_experiment()
-    config = replace(config, data=replace(config.data, edges=False))
-    return config, *random_method(config)
+    return random_model(replace(config, data=replace(config.data, edges=False)))
 
 
 def layouts_folder(root, sizes, classes=16):
@@ -36,9 +36,7 @@ def layouts_folder(root, sizes, classes=16):
 
 
 def run(setting, folder, **changes):
-    config, spelled, params, info = setting
-    config = replace(config, sample=replace(config.sample, **changes))
-    return sample.sample(config, spelled, params, "7/ema", info, folder)
+    return sample.sample(changed(setting, sample=changes | {"output": str(folder)}), folder)
 
 
 def images_of(folder):
@@ -169,51 +167,48 @@ def test_times_given_one_by_one_take_the_place_of_steps_and_spacing():
 
 
 def test_a_long_chain_is_one_program_run_in_parts_and_tells_of_them(setting, monkeypatch, caplog):
-    config, spelled, params, _ = setting
-    c = replace(config.sample, steps=5, sampler="dpmpp_2m")  # one with a memory
+    spelled, params = setting.method, setting.params
+    c = replace(setting.config.sample, steps=5, sampler="dpmpp_2m")  # one with a memory
     rng = np.random.default_rng(0)
     condition = {"layout": rng.integers(0, 16, (2, 8, 8)), "edges": None}
-    known, free = rng.integers(0, 256, (2, 8, 8, 3), dtype=np.uint8), rng.random((2, 8, 8)) < 0.5
-    given = (condition, jax.random.split(jax.random.key(1), 2), known, free, 2.0)
+    known = State(rng.integers(0, 256, (2, 8, 8, 3), dtype=np.uint8))
+    free = State(rng.random((2, 8, 8)) < 0.5)
+    given = (condition, jax.random.split(jax.random.key(1), 2), (8, 8), known, free, 2.0)
     whole, told = chains.build_generate(spelled, c)(params, *given), []
     monkeypatch.setattr(chains, "LONG_CHAIN", 4)
     monkeypatch.setattr(chains, "SEGMENT", 2)
     generate = chains.build_generate(spelled, c, told.append)
     with jax.log_compiles(), caplog.at_level("WARNING"):
         parts = generate(params, *given)
-    np.testing.assert_array_equal(parts, whole)
+    np.testing.assert_array_equal(parts.image, whole.image)
     assert told == [2, 4, 5]
     assert caplog.text.count("Compiling jit(advance)") == 1
 
 
 def test_eta_without_ddim_is_refused(setting):
-    config, spelled, _, _ = setting
     with pytest.raises(ConfigError, match="only the ddim sampler"):
-        chains.build_generate(spelled, replace(config.sample, eta=0.5))
+        chains.build_generate(setting.method, replace(setting.config.sample, eta=0.5))
 
 
 def test_batches_are_of_one_shape_and_nothing_is_lost(setting):
-    _, spelled, _, _ = setting
     config = tiny_experiment().sample
     sizes = [(8, 8), (8, 10), (7, 7), (8, 8), (10, 8), (8, 8)]
     examples = [{"name": str(i), "layout": np.zeros(size, np.uint8)} for i, size in enumerate(sizes)]
-    made = [t for e in examples for t in tasks.tasks_of(spelled, e, config)]
+    made = [t for e in examples for t in tasks.tasks_of(setting.method, e, config)]
     batches = list(tasks.batched(made, 2))
     assert sorted(t.name for b in batches for t in b) == [str(i) for i in range(6)]
-    assert all(len({t.layout.shape for t in b}) == 1 for b in batches)
+    assert all(len({t.canvas for t in b}) == 1 for b in batches)
     assert max(map(len, batches)) == 2
 
 
 def editing(setting, tmp_path, **changes):
-    config, spelled, params, info = setting
     layouts = layouts_folder(tmp_path / "new", [(9, 8)])
     rng = np.random.default_rng(5)
     image = rng.integers(0, 256, (9, 8, 3), dtype=np.uint8)
     (tmp_path / "images").mkdir()
     Image.fromarray(image).save(tmp_path / "images" / "scene_0.png")
     settings = dict(images=str(tmp_path / "images"), layouts=layouts) | changes
-    config = replace(config, edit=replace(config.edit, **settings))
-    out = edit.edit(config, spelled, params, "7/ema", info, tmp_path / "out")
+    out = edit.edit(changed(setting, edit=settings | {"output": str(tmp_path / "out")}), tmp_path)
     return image, images_of(out)["scene_0_0.png"]
 
 
@@ -242,7 +237,6 @@ def test_editing_frees_what_differs_between_layouts(setting, tmp_path):
 
 def turned_edit(setting, tmp_path, layout, mask, size=(8, 12), orientation=6):
     """The one task of editing an image that is stored `size` and asks to be turned."""
-    _, spelled, _, _ = setting
     exif = Image.Exif()
     exif[0x0112] = orientation
     for folder, array, options in (
@@ -253,7 +247,9 @@ def turned_edit(setting, tmp_path, layout, mask, size=(8, 12), orientation=6):
         (tmp_path / folder).mkdir()
         Image.fromarray(array).save(tmp_path / folder / "a.png", **options)
     c = replace(tiny_experiment().edit, **{f: str(tmp_path / f) for f in ("images", "layouts", "masks")})
-    (task,) = edit.edit_tasks(spelled, {"name": "a", "layout": layout}, None, c, tiny_experiment().sample)
+    (task,) = edit.edit_tasks(
+        setting.method, {"name": "a", "layout": layout}, None, c, tiny_experiment().sample
+    )
     return task
 
 
@@ -264,9 +260,9 @@ def test_editing_turns_what_was_drawn_on_stored_pixels_with_the_image(setting, t
     mask[3, 1] = 255
     shown = np.rot90(mask, -1)
     task = turned_edit(setting, tmp_path, layout, mask if mask_is_stored else shown)
-    assert task.known.shape[:2] == (12, 8)
+    assert task.known.image.shape[:2] == (12, 8)
     np.testing.assert_array_equal(task.layout, np.rot90(layout, -1))
-    np.testing.assert_array_equal(task.free, shown > 0)
+    np.testing.assert_array_equal(task.free.image, shown > 0)
 
 
 def test_editing_refuses_a_mask_that_fits_either_way(setting, tmp_path):
@@ -276,9 +272,8 @@ def test_editing_refuses_a_mask_that_fits_either_way(setting, tmp_path):
 
 
 def test_editing_says_what_is_missing(setting, tmp_path):
-    config, spelled, params, info = setting
     with pytest.raises(ConfigError, match=r"config.edit.images is empty"):
-        edit.edit(config, spelled, params, "x", info, tmp_path)
+        edit.edit(setting, tmp_path)
     with pytest.raises(ConfigError, match=r"either config\.edit\.masks or"):
         editing(setting, tmp_path)
 
@@ -290,25 +285,23 @@ def test_image_keys_tell_shapes_apart():
 
 
 def test_padding_repeats_the_border():
-    np.testing.assert_array_equal(tasks.padded(np.array([[1, 2], [3, 4], [5, 6]]), 4)[2:, 1:], 6)
+    np.testing.assert_array_equal(augment.padded(np.array([[1, 2], [3, 4], [5, 6]]), 4)[2:, 1:], 6)
 
 
 def test_squashed_layouts_keep_their_edges(setting):
     config = tiny_experiment()
     example = inputs.evaluation_source(config.data, 0)[0]
     small = augment.squash(example, (4, 4))
-    info = inputs.training_source(config.data, 0).info
-    spelled = build.build_method(config, info.num_classes, info.has_instances)
+    spelled = build.build_method(config, inputs.training_source(config.data, 0).info)
     (task,) = tasks.tasks_of(spelled, example, config.sample, (4, 4))
-    np.testing.assert_array_equal(task.edges, augment.edges(small["instance"]))
+    np.testing.assert_array_equal(task.given["edges"], augment.edges(small["instance"]))
 
 
 @pytest.fixture(scope="module")
 def scdm(setting):
     """The same network, its layout masked on the way."""
-    config, _, params, info = setting
-    config = replace(config, layout=Layout(transition="absorbing", schedule="linear"))
-    return config, build.build_method(config, info.num_classes, info.has_instances), params, info
+    config = replace(setting.config, layout=Layout(transition="absorbing", schedule="linear"))
+    return replace(setting, config=config, method=build.build_method(config, setting.info))
 
 
 def test_a_noised_layout_changes_the_image_and_its_noise_may_be_kept(scdm, setting, tmp_path):
@@ -351,7 +344,6 @@ def test_pixels_without_a_label_are_refused_unless_their_value_is_known(setting,
 
 
 def test_what_metrics_count_goes_with_the_images(setting, tmp_path):
-    *_, info = setting
     for name, scored in (("some", (0, 2)), ("all", None)):
-        outputs.Output(tmp_path / name, {}, replace(info, scored=scored))
+        outputs.Output(tmp_path / name, {}, replace(setting.info, scored=scored))
         assert read_description(tmp_path / name / "dataset.json").info.scored == scored

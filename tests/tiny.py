@@ -1,10 +1,16 @@
 """The smallest experiment that has every part: for tests that train."""
 
+from dataclasses import replace
+
 import jax
 import numpy as np
 
 from semdiff import build, inputs
 from semdiff.config import Experiment, default, parse
+from semdiff.data.classes import generated_classes
+from semdiff.data.source import Info
+from semdiff.method import Method
+from semdiff.trained import Trained
 
 
 def tiny_config():
@@ -38,11 +44,27 @@ def tiny_experiment() -> Experiment:
     return parse(tiny_config())
 
 
-def random_method(config: Experiment):
-    """(method, parameters, classes): an untrained network whose parameters, all of them, are numpy's."""
-    info = inputs.training_source(config.data, 0).info
-    method = build.build_method(config, info.num_classes, info.has_instances)
-    shapes = jax.eval_shape(lambda k: method.init(k, config.data.size), jax.random.key(0))
+def classes(count: int, has_instances: bool = False) -> Info:
+    """So many classes of no name."""
+    return Info(f"{count} classes", generated_classes(count), has_instances=has_instances)
+
+
+def random_params(method: Method, size: tuple[int, int], scale: float = 0.2) -> dict:
+    """All parameters numpy's."""
+    shapes = jax.eval_shape(lambda k: method.init(k, size), jax.random.key(0))
     rng = np.random.default_rng(0)
-    params = jax.tree.map(lambda a: np.asarray(0.2 * rng.normal(size=a.shape), np.float32), shapes)
-    return method, params, info
+    return jax.tree.map(lambda a: np.asarray(scale * rng.normal(size=a.shape), np.float32), shapes)
+
+
+def random_model(config: Experiment, name: str = "7/ema") -> Trained:
+    """An untrained network of the training split's classes."""
+    info = inputs.training_source(config.data, 0).info
+    method = build.build_method(config, info)
+    return Trained(config, method, random_params(method, config.data.size), name, info)
+
+
+def changed(model: Trained, **parts: dict) -> Trained:
+    """With other keys: changed(model, sample={"steps": 5})."""
+    config = model.config
+    parts = {part: replace(getattr(config, part), **keys) for part, keys in parts.items()}
+    return replace(model, config=replace(config, **parts))

@@ -5,37 +5,40 @@ import os
 import signal
 import time
 from dataclasses import replace
-from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from tiny import tiny_experiment
+from tiny import classes, tiny_experiment
 
-from semdiff import parallel, train
+from semdiff import build, parallel, train
 from semdiff.config import Experiment, Optimizer
 from semdiff.convert.weights import save_weights
 from semdiff.parallel import Collective
 
 
-def batch_of(n=8, classes=16, size=8, seed=0):
+def batch_of(n=8, size=8, seed=0):
     rng = np.random.default_rng(seed)
     return {
         "image": rng.integers(0, 256, (n, size, size, 3), dtype=np.uint8),
-        "layout": rng.integers(0, classes, (n, size, size)).astype(np.int32),
+        "layout": rng.integers(0, INFO.num_classes, (n, size, size)).astype(np.int32),
         "edges": rng.integers(0, 2, (n, size, size)).astype(np.uint8),
         "slot": np.arange(n, dtype=np.int32),
     }
 
 
-INFO = SimpleNamespace(num_classes=16, has_instances=True)
+INFO = classes(16, has_instances=True)
+
+
+def trainer_of(config, rates=None):
+    return train.build_trainer(config, build.build_method(config, INFO, rates))
 
 
 @pytest.fixture(scope="module")
 def trainer():
-    return train.build_trainer(tiny_experiment(), INFO)
+    return trainer_of(tiny_experiment())
 
 
 @pytest.fixture(scope="module")
@@ -90,7 +93,7 @@ def test_the_order_inside_a_batch_does_not_matter(step, state):
 
 def test_micro_batches_give_the_gradient_of_the_whole(state, step):
     config = tiny_experiment()
-    parts = train.build_trainer(replace(config, train=replace(config.train, accumulate=4)), INFO)
+    parts = trainer_of(replace(config, train=replace(config.train, accumulate=4)))
     whole, metrics = step(state, batch_of(), jax.random.key(1))
     split, split_metrics = jax.jit(lambda s, b, k: parts.step(s, b, k, Collective()))(
         state, batch_of(), jax.random.key(1)
@@ -173,14 +176,14 @@ import json, re, sys
 sys.path.insert(0, {tests!r})
 import jax, numpy as np
 from dataclasses import replace
-from semdiff import parallel, train
-from train_test import INFO, RATES, batch_of, everything_random
+from semdiff import build, parallel, train
+from train_test import RATES, batch_of, everything_random, trainer_of
 config = everything_random()
 results = {{}}
 for name, strategy, fsdp in (("jit", "jit", 1), ("fsdp", "jit", 2), ("pmap", "pmap", 1)):
     parallel.MIN_SPLIT_SIZE = 64
     c = replace(config, train=replace(config.train, strategy=strategy, fsdp=fsdp, batch_size=8))
-    trainer, placed = train.build_trainer(c, INFO, RATES), parallel.build(c.train)
+    trainer, placed = trainer_of(c, RATES), parallel.build(c.train)
     state = placed.create_state(trainer.init, jax.random.key(0))
     batch = placed.place_batch(batch_of())
     step, _ = placed.compile(trainer.step, state, batch, jax.random.key(1))
@@ -208,7 +211,7 @@ def test_one_device_four_devices_fsdp_and_pmap_give_the_same_numbers(run_on_devi
     """And where parameters are split, they are what travels, not activations."""
     code = DEVICES.format(tests=str(request.path.parent))
     four = json.loads(run_on_devices(code, 4).splitlines()[-1])
-    trainer = train.build_trainer(everything_random(), INFO, RATES)
+    trainer = trainer_of(everything_random(), RATES)
     step = jax.jit(lambda s, b, k: trainer.step(s, b, k, Collective()))
     state = jax.jit(trainer.init)(jax.random.key(0))
     for i in range(2):
@@ -244,7 +247,7 @@ def test_a_run_is_saved_before_it_is_looked_at_and_resumes_without_a_second_stat
 ):
     looked = []
 
-    def look(evaluator, step, ema):
+    def look(evaluator, step, params):
         looked.append(step)
         deadline = time.monotonic() + 30
         while not (tmp_path / "checkpoints" / str(step)).exists() and time.monotonic() < deadline:
@@ -304,7 +307,7 @@ def test_a_run_from_given_weights_draws_none(strategy, trainer, state, tmp_path,
     monkeypatch.setattr(
         parallel, "compile_init", lambda f, **o: compiled.append(f.__name__) or compile_init(f, **o)
     )
-    run = train.prepare(replace(config, train=c), tmp_path, "")
+    run = train.prepare(replace(config, train=c), tmp_path)
     made = run.strategy.saved_form(run.state)
     leaves_close(made.params, given, rtol=0, atol=0)
     leaves_close(made.ema, given, rtol=0, atol=0)

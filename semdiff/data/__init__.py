@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import importlib
 import inspect
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from semdiff.data.source import Source
+from semdiff.data import classes
+from semdiff.data.source import Info, Source
 
 # Name -> where the class is. Imported on demand, so that naming one source does not load them all.
 SOURCES = {
@@ -18,6 +20,23 @@ SOURCES = {
     "celebamask_hq": ("semdiff.data.official", "CelebAMaskHQ"),
     "coco_stuff": ("semdiff.data.official", "COCOStuff"),
 }
+
+
+def known_classes(name: str, num_classes: int | None = None) -> Info | None:
+    """The classes of a source that are the same wherever its files lie, with none of them opened; None for folders.
+
+    Of COCO-Stuff with the instance maps that released networks were trained with.
+    """
+    if name == "scenes":
+        return importlib.import_module("semdiff.data.scenes").Scenes.info
+    if name == "cityscapes" and num_classes == 35:
+        return classes.CITYSCAPES_35
+    return {
+        "ade20k": classes.ADE20K,
+        "cityscapes": classes.CITYSCAPES,
+        "celebamask_hq": classes.CELEBAMASK_HQ,
+        "coco_stuff": replace(classes.COCO_STUFF, has_instances=True),
+    }.get(name)
 
 
 def make_source(

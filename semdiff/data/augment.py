@@ -60,6 +60,14 @@ def squash(example: Example, size: Size) -> Example:
     return _window(example, size, (0, 0), size)
 
 
+def padded(array: np.ndarray | None, multiple: int) -> np.ndarray | None:
+    """Extended at the lower and right border by repetition, to multiples of what a network needs."""
+    if array is None:
+        return None
+    after = [(0, -n % multiple) for n in array.shape[:2]]
+    return np.pad(array, after + [(0, 0)] * (array.ndim - 2), mode="edge")
+
+
 def nearest(values: np.ndarray, size: Size) -> np.ndarray:
     """`values` [H,W,...] sampled at the pixel centres of a grid of `size`."""
     return _nearest(values, size, (0, 0), size)

@@ -177,6 +177,22 @@ def make_description(
     return Description(info, labels)
 
 
+def as_json(info: Info) -> dict:
+    """The classes as a dataset.json has them."""
+    written = {
+        "name": info.name,
+        "num_classes": info.num_classes,
+        "classes": [{"id": i, "name": c.name, "color": list(c.color)} for i, c in enumerate(info.classes)],
+    }
+    if info.void_id is not None:
+        written["void_id"] = info.void_id
+    if info.flip_pairs:
+        written["flip_pairs"] = [list(pair) for pair in info.flip_pairs]
+    if info.scored is not None:
+        written["scored"] = list(info.scored)
+    return written
+
+
 def read_description(path: Path) -> Description:
     """A dataset.json: "classes" and "num_classes" (one is enough), "void_id", "ignore_id_map", ...
 
@@ -186,6 +202,11 @@ def read_description(path: Path) -> Description:
         written = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise DataError(f"{path}: not readable as JSON ({error}). Correct the file.") from error
+    return description_of(written, path)
+
+
+def description_of(written: object, path: Path) -> Description:
+    """What a dataset.json says; path: where it was written, for errors."""
     if not isinstance(written, dict):
         raise DataError(f'{path}: expected a JSON object, {{"num_classes": ...}}.')
     void_id = _integer(path, "void_id", written.get("void_id"))

@@ -49,6 +49,11 @@ class Process:
         return [half for half in (self.image, self.layout) if half is not None]
 
     @property
+    def continuous(self) -> bool:
+        """Whether real times make sense."""
+        return all(half.schedule.continuous for half in self.halves)
+
+    @property
     def num_steps(self) -> int:
         steps = {half.num_steps for half in self.halves}
         if len(steps) != 1:
@@ -107,15 +112,28 @@ def sample_prior(process: Process, like: State, keys: Keys) -> State:
     )
 
 
-def q_sample(process: Process, start: State, t: Times, keys: Keys) -> State:
-    """(x_t, y_t) ~ q(. | x_0, y_0)."""
+def noise(process: Process, like: State, keys: Keys) -> ByHalf:
+    """What `diffuse` needs of chance: eps of the image; numbers and ids per pixel of the layout."""
+    return ByHalf(
+        None if process.image is None else gaussian.normal(keys, like.image),
+        None if process.layout is None else categorical.noise(process.layout, like.layout, layout_keys(keys)),
+    )
+
+
+def diffuse(process: Process, start: State, t: Times, chance: ByHalf) -> State:
+    """(x_t, y_t) from their noise."""
     at = by_half(t)
     return _each(
         process,
         start,
-        lambda half, x: gaussian.q_sample(half, x, at.image, keys),
-        lambda half, y: categorical.q_sample(half, y, at.layout, layout_keys(keys)),
+        lambda half, x: gaussian.diffuse(half, x, at.image, chance.image),
+        lambda half, y: categorical.diffuse(half, y, at.layout, *chance.layout),
     )
+
+
+def q_sample(process: Process, start: State, t: Times, keys: Keys) -> State:
+    """(x_t, y_t) ~ q(. | x_0, y_0)."""
+    return diffuse(process, start, t, noise(process, start, keys))
 
 
 def q_step(process: Process, state: State, s: Times, t: Times, keys: Keys) -> State:
@@ -138,6 +156,14 @@ def q_posterior(process: Process, state: State, start: State, s: Times, t: Times
     if process.layout is not None:
         layout = categorical.q_posterior(process.layout, state.layout, start.layout, to.layout, at.layout)
     return ByHalf(image, layout)
+
+
+def predict(process: Process, output: ByHalf, state: State, t: Times) -> Prediction:
+    """Read the network's output at (x_t, y_t): channels of the image half, logits of the layout half."""
+    at = by_half(t)
+    if process.image is None:
+        return Prediction(None, output.layout)
+    return Prediction(gaussian.predict(process.image, output.image, state.image, at.image), output.layout)
 
 
 def p_step(process: Process, state: State, prediction: Prediction, s: Times, t: Times, keys: Keys) -> State:

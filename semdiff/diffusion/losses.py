@@ -1,4 +1,4 @@
-"""What a Gaussian denoiser is trained on: the hybrid loss, its weights over t, and how t is drawn."""
+"""What a denoiser is trained on: the hybrid loss of images, the bound of layouts, weights over t, and how t is drawn."""
 
 from dataclasses import dataclass, field, replace
 from typing import Literal
@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Shaped
 
-from semdiff.diffusion import gaussian, schedules
+from semdiff.diffusion import categorical, gaussian, joint, schedules
 from semdiff.diffusion.gaussian import Gaussian, Image, Keys, PerExample, Times
 
 WEIGHTINGS = ("uniform", "min_snr", "p2", "velocity")
@@ -69,6 +69,40 @@ def hybrid(
         terms["vlb"] = gaussian.vlb_term(process, replace(detached, fraction=fraction), xt, x0, s, t)
         loss = loss + vlb_weight * terms["vlb"]
     return {"loss": loss, **terms}
+
+
+@dataclass(frozen=True)
+class Objective:
+    """What is minimised: `hybrid` of the image, plus layout_weight times the bound of the layout in bits per pixel."""
+
+    weighting: Weighting = UNIFORM
+    vlb_weight: float = 1.0
+    layout_weight: float = 1.0
+
+    def __call__(
+        self,
+        process: joint.Process,
+        output: joint.ByHalf,
+        start: joint.State,
+        state: joint.State,
+        noise: joint.ByHalf,
+        t: joint.Times,
+    ) -> dict[str, PerExample]:
+        """Terms per example, their sum as `loss`. state: `start` at t, by `noise`."""
+        at, terms = joint.by_half(t), {}
+        if process.image is not None:
+            data = (output.image, start.image, state.image, noise.image, at.image)
+            terms = hybrid(process.image, *data, self.weighting, self.vlb_weight)
+        if process.layout is not None:
+            s = jnp.maximum(at.layout - 1, 0)
+            bits = categorical.vlb_term(
+                process.layout, output.layout, state.layout, start.layout, s, at.layout
+            )
+            terms |= {"loss": terms.get("loss", 0.0) + self.layout_weight * bits, "layout": bits}
+        return terms
+
+
+SIMPLE = Objective()
 
 
 @jax.tree_util.register_dataclass

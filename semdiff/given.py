@@ -1,0 +1,173 @@
+"""What a method is given: a layout here; words, a vector, or several of them.
+
+A given has
+    condition(batch)           -> what the network is given of a batch: a tree of arrays, one row per example
+    read(example)              -> the same of one example, of arrays without that axis, in the order that image keys count
+    pad(condition, multiple)   -> that, its maps extended to what the network needs
+    empty(size)                -> one row, for shapes
+    null(condition)            -> the absence of it, of the same shape: what guidance steers away from
+    drop(condition, keys)      -> examples replaced by their null at random, for training
+    noise(condition, keys), at(condition, t, noise)   -> how it looks at t, where it changes on the way
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from semdiff.data import augment
+from semdiff.diffusion import categorical
+
+Condition = dict[str, Any]
+
+
+class Given(Protocol):
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """What of an example it needs."""
+
+    @property
+    def changes(self) -> bool:
+        """Whether what the network sees of a condition depends on t and on chance."""
+
+    def condition(self, batch: Mapping[str, Any]) -> Condition: ...
+
+    def read(self, example: Mapping[str, Any]) -> Condition: ...
+
+    def pad(self, condition: Condition, multiple: int) -> Condition: ...
+
+    def empty(self, size: tuple[int, int]) -> Condition: ...
+
+    def null(self, condition: Condition) -> Condition: ...
+
+    def drop(self, condition: Condition, keys: Any) -> Condition: ...
+
+    def noise(self, condition: Condition, keys: Any) -> Any: ...
+
+    def at(self, condition: Condition, t: Any, noise: Any) -> Condition: ...
+
+
+def dropped(condition: Condition, null: Condition, keys, rate: float) -> Condition:
+    """Each example replaced by its null with probability `rate`."""
+    gone = jax.vmap(lambda key: jax.random.bernoulli(key, rate))(keys)
+    return jax.tree.map(
+        lambda absent, given: jnp.where(gone.reshape(-1, *[1] * (given.ndim - 1)), absent, given),
+        null,
+        condition,
+    )
+
+
+@dataclass(frozen=True)
+class LayoutGiven:
+    """The layout, with the borders between its instances where the network has a channel for them.
+
+    process: noises it on the way, to the image's t (SCDM); without one it is seen as it is (SDM). dropout: the share of
+    examples that are trained without it.
+    """
+
+    num_classes: int
+    edges: bool
+    process: categorical.Categorical | None = None
+    dropout: float = 0.0
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        return ("layout", "edges") if self.edges else ("layout",)
+
+    @property
+    def changes(self) -> bool:
+        return self.process is not None
+
+    @property
+    def null_id(self) -> int:
+        """The id of a layout that is absent. K itself stays free for MASK, a state of a layout process."""
+        return self.num_classes + 1
+
+    def condition(self, batch: Mapping[str, Any]) -> Condition:
+        return {"layout": batch["layout"], "edges": batch["edges"] if self.edges else None}
+
+    def read(self, example: Mapping[str, Any]) -> Condition:
+        """An example has `instance` or, as batches have it, `edges`."""
+        edges = None
+        if self.edges:
+            edges = example["edges"] if "edges" in example else augment.edges(example["instance"])
+        return {"layout": np.asarray(example["layout"], np.int32), "edges": edges}
+
+    def pad(self, condition: Condition, multiple: int) -> Condition:
+        return {name: augment.padded(array, multiple) for name, array in condition.items()}
+
+    def empty(self, size: tuple[int, int]) -> Condition:
+        return self.condition(
+            {"layout": jnp.zeros((1, *size), jnp.int32), "edges": jnp.zeros((1, *size), jnp.uint8)}
+        )
+
+    def null(self, condition: Condition) -> Condition:
+        edges = condition["edges"]
+        return {
+            "layout": jnp.full_like(condition["layout"], self.null_id),
+            "edges": None if edges is None else jnp.zeros_like(edges),
+        }
+
+    def drop(self, condition: Condition, keys) -> Condition:
+        return dropped(condition, self.null(condition), keys, self.dropout) if self.dropout else condition
+
+    def noise(self, condition: Condition, keys):
+        """None where layouts stay clean."""
+        if self.process is None:
+            return None
+        return categorical.noise(self.process, condition["layout"], keys)
+
+    def at(self, condition: Condition, t, noise) -> Condition:
+        """The condition with y_t ~ q(y_t | y_0) in the layout's place. Borders between instances are never masked."""
+        if self.process is None:
+            return condition
+        return condition | {"layout": categorical.diffuse(self.process, condition["layout"], t, *noise)}
+
+
+@dataclass(frozen=True)
+class Several:
+    """Several things given, each by its name; each is dropped by itself."""
+
+    parts: Mapping[str, Given] = field(hash=False)
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(name for part in self.parts.values() for name in part.reads))
+
+    @property
+    def changes(self) -> bool:
+        return any(part.changes for part in self.parts.values())
+
+    def condition(self, batch: Mapping[str, Any]) -> Condition:
+        return {name: part.condition(batch) for name, part in self.parts.items()}
+
+    def read(self, example: Mapping[str, Any]) -> Condition:
+        return {name: part.read(example) for name, part in self.parts.items()}
+
+    def pad(self, condition: Condition, multiple: int) -> Condition:
+        return {name: part.pad(condition[name], multiple) for name, part in self.parts.items()}
+
+    def empty(self, size: tuple[int, int]) -> Condition:
+        return {name: part.empty(size) for name, part in self.parts.items()}
+
+    def null(self, condition: Condition) -> Condition:
+        return {name: part.null(condition[name]) for name, part in self.parts.items()}
+
+    def drop(self, condition: Condition, keys) -> Condition:
+        own = self._keys(keys)
+        return {name: part.drop(condition[name], own[name]) for name, part in self.parts.items()}
+
+    def noise(self, condition: Condition, keys):
+        own = self._keys(keys)
+        return {name: part.noise(condition[name], own[name]) for name, part in self.parts.items()}
+
+    def at(self, condition: Condition, t, noise) -> Condition:
+        return {name: part.at(condition[name], t, noise[name]) for name, part in self.parts.items()}
+
+    def _keys(self, keys) -> dict[str, Any]:
+        """Keys of its own for each part."""
+        fold = jax.vmap(jax.random.fold_in, (0, None))
+        return {name: fold(keys, i) for i, name in enumerate(self.parts)}

@@ -1,0 +1,70 @@
+"""Networks as a method uses them: whatever they are made of, they take a state and a condition.
+
+A network has
+    size_multiple                                          height and width are multiples of this
+    init(key, like, condition)                          -> fresh parameters, a nested dict
+    apply(params, state, time, condition, dropout_keys) -> by halves: channels of the image, logits of y_0; time: 0..999
+    cache(params, condition)                            -> what to give in its place at every step of a chain, computed once;
+                                                           None where there is no such thing or it takes too much memory
+    compute_dtypes(params)                              -> the type that each parameter is used in, as a tree
+"""
+
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import jax
+import jax.numpy as jnp
+
+from semdiff.diffusion.joint import ByHalf, State
+from semdiff.given import Condition
+from semdiff.models.spade_unet import SpadeUNet
+
+CACHE_LIMIT = 2 * 2**30  # bytes that may be kept of a batch's condition
+
+
+class Network(Protocol):
+    @property
+    def size_multiple(self) -> int: ...
+
+    def init(self, key, like: State, condition: Condition) -> dict: ...
+
+    def apply(self, params, state: State, time, condition: Condition, dropout_keys=None) -> ByHalf: ...
+
+    def cache(self, params, condition: Condition) -> Condition | None: ...
+
+    def compute_dtypes(self, params: dict) -> dict: ...
+
+
+@dataclass(frozen=True)
+class LayoutToImage:
+    """The UNet of SDM: of the image alone, given the layout. What the layout does to its norms is what can be kept."""
+
+    unet: SpadeUNet
+
+    @property
+    def size_multiple(self) -> int:
+        return self.unet.size_multiple
+
+    def init(self, key, like: State, condition: Condition) -> dict:
+        return self.unet.init(key, like.image, jnp.zeros((1,)), **condition)["params"]
+
+    def apply(self, params, state: State, time, condition: Condition, dropout_keys=None) -> ByHalf:
+        return ByHalf(
+            image=self.unet.apply(
+                {"params": params}, state.image, time, **condition, dropout_keys=dropout_keys
+            )
+        )
+
+    def cache(self, params, condition: Condition) -> Condition | None:
+        if self.unet.conditioning != "spade":
+            return None
+        modulation = self.unet.apply({"params": params}, **condition, method="modulation")
+        return {"modulation": modulation} if size_of(modulation) <= CACHE_LIMIT else None
+
+    def compute_dtypes(self, params: dict) -> dict:
+        return self.unet.compute_dtypes(params)
+
+
+def size_of(tree: Any) -> int:
+    """Bytes."""
+    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))

@@ -1,0 +1,66 @@
+"""Parameters as nested dicts, and which of them are trained."""
+
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import Any
+
+from semdiff.config import ConfigError
+
+Tree = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Rule:
+    """Which parameters are trained: those with a path, a/b/c, that one of `trained` fits (none: all), but for `frozen`.
+
+    In a pattern * stands for anything, slashes too: decoder_*, */attention/*.
+    """
+
+    trained: tuple[str, ...] = ()
+    frozen: tuple[str, ...] = ()
+
+    def trains(self, path: str) -> bool:
+        if any(path == name or path.startswith(f"{name}/") for name in self.frozen):
+            return False
+        return not self.trained or any(fnmatchcase(path, pattern) for pattern in self.trained)
+
+    def split(self, tree: Tree) -> tuple[Tree, Tree]:
+        """(trained, frozen)."""
+        return select(tree, self.trains), select(tree, lambda path: not self.trains(path))
+
+    def check(self, tree: Tree):
+        """An error for a pattern that fits no parameter."""
+        known = paths(tree)
+        for pattern in self.trained:
+            if not any(fnmatchcase(path, pattern) for path in known):
+                raise ConfigError(
+                    f"config.train.trained has {pattern!r}, which fits no parameter; they begin with "
+                    f"{', '.join(sorted(tree))}. * stands for anything: decoder_*, */attention/*"
+                )
+        if not any(map(self.trains, known)):
+            raise ConfigError(f"config.train.trained is {self.trained}, which leaves nothing to train")
+
+
+def select(tree: Tree, wanted, above: str = "") -> Tree:
+    """The part of a tree whose paths are wanted."""
+    chosen = {}
+    for name, value in tree.items():
+        if isinstance(value, dict):
+            if below := select(value, wanted, f"{above}{name}/"):
+                chosen[name] = below
+        elif wanted(f"{above}{name}"):
+            chosen[name] = value
+    return chosen
+
+
+def merged(tree: Tree, other: Tree) -> Tree:
+    """One tree of two that share no leaf."""
+    both = tree.keys() & other.keys()
+    return {**tree, **other, **{name: merged(tree[name], other[name]) for name in both}}
+
+
+def paths(tree: Tree, above: str = "") -> list[str]:
+    found: list[str] = []
+    for name, value in tree.items():
+        found += paths(value, f"{above}{name}/") if isinstance(value, dict) else [f"{above}{name}"]
+    return found

@@ -1,0 +1,206 @@
+"""Trained weights and what they mean: a model is opened without the data that it was trained on.
+
+A model folder holds model.safetensors (the weights, averaged), config.json (the configuration, what of the data the weights
+depend on, times for short chains), dataset.json (the classes) and README.md. `--mode=export` writes it.
+"""
+
+import hashlib
+import json
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from semdiff import build, checkpoint, inputs, logs, times
+from semdiff.config import ConfigError, Experiment, from_dict
+from semdiff.convert import sdm, torch_file, weights
+from semdiff.data import classes
+from semdiff.data.source import Info
+from semdiff.method import SPACE, Method
+from semdiff.params import Rule, merged
+from semdiff.paths import local_path
+
+FORMAT = "semdiff.model.1"
+WEIGHTS, ABOUT, CLASSES, CARD = "model.safetensors", "config.json", "dataset.json", "README.md"
+FROZEN = "frozen.safetensors"
+SEGMENTER = "segmenter.safetensors"
+RELEASED = (".pt", ".pth")
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A method with its weights, and what they are of.
+
+    name: of the weights, for folders and manifests. times: what was tuned for short chains. rates: what class rates the
+    method was built with. about: what else is known of the training, for the card of a model folder.
+    """
+
+    config: Experiment
+    method: Method
+    params: Any
+    name: str
+    info: Info
+    rates: np.ndarray | None = None
+    times: tuple[dict, ...] = ()
+    about: Any = None
+
+    @property
+    def edges(self) -> bool:
+        """Whether the network is given borders between instances."""
+        return "edges" in self.method.given.reads
+
+    def with_tuned_times(self) -> "Trained":
+        """With those of its sampler, where config.sample.spacing asks for them."""
+        return replace(self, config=times.resolved(self.config, list(self.times), self.name))
+
+
+def opened(config: Experiment, workdir: Path) -> Trained:
+    """The weights that config.sample.weights names, else those of the newest checkpoint of the workdir."""
+    if config.sample.weights:
+        path = local_path(config.sample.weights, "config.sample.weights")
+        found = of_folder(config, path) if path.is_dir() else of_file(config, path, workdir)
+    else:
+        found = of_workdir(config, workdir)
+    return replace(found, times=(*found.times, *times.entries_of(workdir)))
+
+
+def of_workdir(config: Experiment, workdir: Path) -> Trained:
+    checkpoints = checkpoint.Checkpoints(workdir)
+    step = checkpoints.latest()
+    if step is None:
+        raise checkpoint.CheckpointError(
+            f"{workdir} holds no checkpoint. Train first: --mode=train with the same --workdir."
+        )
+    written = checkpoints.about(step)
+    if "classes" in written:
+        info, rates = meaning(written, checkpoints.directory / str(step) / "about")
+    else:  # written before checkpoints knew their classes: the data must be at hand
+        data = build.opened(config, workdir)
+        info, rates = data.info, data.rates
+    method = build.build_method(config, info, rates)
+    like = shapes_of(method, config)
+    edges = "edges" in method.given.reads
+    about = checkpoint.describe(config, inputs.identity(info, edges, rates))
+    rule = Rule(from_dict(written["config"]).train.trained, (SPACE,))
+    trained, frozen = rule.split(like)
+    name = "ema" if config.sample.ema else "params"
+    params = checkpoints.restore_weights(step, trained, about, name)
+    logs.say(f"weights: {name} of step {step}, {checkpoints.directory}", jax.process_index() == 0)
+    params = merged(params, read_frozen(workdir, frozen))
+    return Trained(config, method, params, f"{step}/{name}", info, rates, about=written["config"])
+
+
+def of_folder(config: Experiment, folder: Path) -> Trained:
+    """A model folder's; `config` says what is to be done with it, and must mean the same network."""
+    written = read_about(folder)
+    info, rates = meaning(written, folder / CLASSES)
+    method = build.build_method(config, info, rates)
+    about = checkpoint.describe(config, inputs.identity(info, "edges" in method.given.reads, rates))
+    remedy = f"Use the configuration it was trained with: --config=configs/model.py:{folder}"
+    checkpoint.same_meaning(written, about, str(folder), remedy)
+    path = folder / WEIGHTS
+    params = jax.tree.map(jnp.asarray, read_weights(path)[0])
+    weights.check_tree(params, shapes_of(method, config), path)
+    name = f"{folder.name}-{digest(path)}"
+    return Trained(config, method, params, name, info, rates, tuple(written["times"]), written["config"])
+
+
+def of_file(config: Experiment, path: Path, workdir: Path) -> Trained:
+    """A file of weights alone, or a released .pt: their classes are those of the configuration's data set."""
+    params, metadata = read_weights(path, config.model.heads, config.model.head_width)
+    info = None if inputs.measures_rates(config) else inputs.classes_of(config.data)
+    if info is not None:
+        rates = inputs.named_rates(config, info)
+    else:
+        data = build.opened(config, workdir)
+        info, rates = data.info, data.rates
+    method = build.build_method(config, info, rates)
+    weights.check_tree(params, shapes_of(method, config), path)
+    params = jax.tree.map(jnp.asarray, params)
+    return Trained(
+        config, method, params, f"{path.stem}-{digest(path)}", info, rates, tuple(metadata.get("times", ()))
+    )
+
+
+def shapes_of(method: Method, config: Experiment):
+    """What the method's parameters are like, with nothing made."""
+    return jax.eval_shape(lambda key: method.init(key, config.data.size), jax.random.key(0))
+
+
+def digest(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:8]
+
+
+def meaning(written: dict, where: Path) -> tuple[Info, np.ndarray | None]:
+    """The classes and class rates that weights were written with."""
+    info = classes.description_of(written["classes"], where).info
+    info = replace(info, has_instances=bool(written["data"].get("edges")))
+    if list(info.names) != written["data"].get("classes"):
+        raise ConfigError(
+            f"{where}: names other classes ({', '.join(info.names[:5])}, ...) than the weights were trained for "
+            f"({', '.join(written['data'].get('classes', [])[:5])}, ...). Copy it again"
+        )
+    rates = written["data"].get("rates")
+    if rates is None:
+        return info, None
+    rates = np.asarray(rates, np.float64)
+    return info, rates if len(rates) == info.num_classes else rates.reshape(-1, info.num_classes)
+
+
+def read_about(folder: Path) -> dict:
+    """config.json and dataset.json of a model folder."""
+    try:
+        written = json.loads((folder / ABOUT).read_text(encoding="utf-8"))
+        if not isinstance(written, dict) or written.get("format") != FORMAT:
+            raise ValueError(f"its format is not {FORMAT}")
+        if missing := {"config", "data", "times"} - written.keys():
+            raise ValueError(f"it lacks {', '.join(sorted(missing))}")
+        return written | {"classes": json.loads((folder / CLASSES).read_text(encoding="utf-8"))}
+    except (OSError, ValueError, RecursionError) as error:
+        raise ConfigError(
+            f"{folder} is no model folder: {folder / ABOUT}: {str(error)[:200]}. Expected {WEIGHTS}, {ABOUT} and {CLASSES} "
+            "as --mode=export writes them"
+        ) from error
+
+
+def folder_config(folder: Path) -> Experiment:
+    """The configuration that a model folder was trained with, set to sample with its weights."""
+    config = from_dict(read_about(folder)["config"])
+    return replace(config, sample=replace(config.sample, weights=str(folder)))
+
+
+def read_weights(path: Path, heads: int = 0, head_width: int = sdm.HEAD_WIDTH) -> tuple[dict, dict]:
+    """(parameters, metadata) of a model folder, of a file of ours, or of a released .pt, which is not executed."""
+    if path.is_dir():
+        path = path / WEIGHTS
+    if path.suffix not in RELEASED:
+        return weights.load_weights(path)
+    tensors = torch_file.load(path)
+    return sdm.to_semdiff(tensors, heads=heads, head_width=head_width, source=path), {}
+
+
+def placed(params: dict, like: dict, path: str | Path) -> dict:
+    """Weights where `like`, a tree of shapes, will live; an error where they do not fit."""
+    weights.check_tree(params, like, path)
+    return jax.tree.map(lambda new, at: jax.device_put(np.asarray(new, at.dtype), at.sharding), params, like)
+
+
+def write_frozen(workdir: Path, frozen: dict):
+    """The weights that are not trained, once for all the checkpoints of a workdir."""
+    weights.save_weights(workdir / FROZEN, frozen)
+
+
+def read_frozen(workdir: Path, like: dict) -> dict:
+    """What `write_frozen` wrote, in the place of `like`; nothing where nothing is frozen."""
+    if not like:
+        return {}
+    found, _ = weights.load_weights(workdir / FROZEN)
+    here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    at = jax.tree.map(
+        lambda a: a if a.sharding else jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=here), like
+    )
+    return placed(found, at, workdir / FROZEN)
