@@ -63,6 +63,11 @@ class Chain:
     def build(cls, method: Method, c: Sample) -> "Chain":
         choose(("mean", "all"), c.guidance_channels, "config.sample.guidance_channels")
         choose(("fresh", "coherent"), c.layout_noise, "config.sample.layout_noise")
+        if c.threshold != "none" and not method.space.bounded:
+            raise ConfigError(
+                f"config.sample.threshold is {c.threshold}, which holds images in [-1, 1], but those of this method live "
+                "in a space without such bounds: set it to none"
+            )
         if c.layout_noise == "coherent" and not method.given.changes:
             raise ConfigError(
                 "config.sample.layout_noise is coherent, but config.layout.transition is none: layouts are not noised"

@@ -2,6 +2,7 @@
 
 A space has
     channels                          of x
+    bounded                           whether x lies in [-1, 1]
     init(key)                      -> its parameters, which are never trained here; {} where it has none
     shape(size)                    -> (height, width, channels) of an image of `size` = (height, width)
     encode(params, pixels, keys)   -> x_0 of 8-bit pixels; keys: one per example, None for the likeliest
@@ -19,6 +20,9 @@ class Space(Protocol):
     @property
     def channels(self) -> int: ...
 
+    @property
+    def bounded(self) -> bool: ...
+
     def init(self, key) -> dict: ...
 
     def shape(self, size: tuple[int, int]) -> tuple[int, int, int]: ...
@@ -35,6 +39,7 @@ class Pixels:
     """Images as they are, in [-1, 1]."""
 
     channels: int = 3
+    bounded = True
 
     def init(self, key) -> dict:
         return {}
