@@ -3,3 +3,10 @@
 from semdiff import compiler_flags
 
 compiler_flags.choose()
+
+
+def load(path, **settings):
+    """A trained model, of a model folder or a workdir: see `semdiff.api.load`."""
+    from semdiff import api  # what reads data or flags alone need not wait for jax
+
+    return api.load(path, **settings)

@@ -74,10 +74,15 @@ def edit_tasks(method: Method, example: dict, old: dict | None, c: Edit, s: Samp
             f"{name}: image {photo.pixels.shape[:2]}, new layout {layout.shape} and {path} {free.shape} differ in size; "
             "they must be the same, in pixels"
         )
-    multiple = method.network.size_multiple
     for task in tasks_of(method, example | drawn, s):
-        known, loose = padded(photo.pixels, multiple), padded(free, multiple)
-        yield replace(task, known=State(known), free=State(loose))
+        yield held(task, method, photo.pixels, free)
+
+
+def held(task: Task, method: Method, pixels: np.ndarray, free: np.ndarray) -> Task:
+    """The task with its image held at `pixels` but where it is free."""
+    multiple = method.network.size_multiple
+    known, loose = padded(pixels, multiple), padded(free, multiple)
+    return replace(task, known=State(known), free=State(loose))
 
 
 def find(folder: Path, name: str, suffixes: tuple[str, ...]) -> Path:

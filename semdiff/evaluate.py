@@ -208,14 +208,31 @@ def build_reader(config: Experiment, info: Info, workdir: Path) -> segmenter.Rea
     if jax.process_index() == 0 and not c.segmenter and not path.exists():
         weights.save_weights(path, trained_segmenter(model, config, info), facts)
     parallel.meet()
+    return load_reader(path, info, c.segmenter_width)
+
+
+def load_reader(path: Path, info: Info, width: int = 0) -> segmenter.Reader:
+    """The segmenter in a file, which must be of these classes and, where that is not 0, of this width."""
     params, known = weights.load_weights(path)
     reads = {key: known.get(key) for key in ("classes", "training")}
-    if reads["classes"] != facts["classes"] or (reads["training"] or [0])[-1] != c.segmenter_width:
+    found = (reads["training"] or [0])[-1]
+    if reads["classes"] != list(info.names) or found != (width or found) or not found:
         raise ConfigError(
             f"{path} is not a segmenter of {info.name}'s {info.num_classes} classes at "
-            f"config.evaluate.segmenter_width={c.segmenter_width}: {reads}"
+            f"config.evaluate.segmenter_width={width}: {reads}"
         )
-    return segmenter.Reader(model, jax.device_put(params))
+    return segmenter.Reader(segmenter.Segmenter(info.num_classes, found), jax.device_put(params))
+
+
+def kept_reader(folder: Path, info: Info) -> segmenter.Reader:
+    """The segmenter that lies in a workdir or a model folder."""
+    found = sorted(folder.glob("segmenter*.safetensors"))
+    if not found:
+        raise ConfigError(
+            f"{folder} holds no segmenter (segmenter*.safetensors): --mode=evaluate trains one in the workdir, and "
+            "--mode=export takes it along"
+        )
+    return load_reader(found[-1], info)
 
 
 def trained_segmenter(model: segmenter.Segmenter, config: Experiment, info: Info):

@@ -14,11 +14,14 @@ from semdiff.data import classes
 from semdiff.paths import local_path
 from semdiff.trained import ABOUT, CARD, CLASSES, FORMAT, SEGMENTER, WEIGHTS, Trained
 
+PICTURE = "samples.png"
 # Keys that say where things lie on the machine of whoever trained, not what was trained.
 HERE = {
     "data": ("root",),
     "sample": ("weights", "layouts", "output"),
     "train": ("init",),
+    "edit": ("images", "layouts", "old_layouts", "masks", "output"),
+    "evaluate": ("segmenter",),
     "export": ("output",),
 }
 
@@ -36,9 +39,11 @@ def export(model: Trained, workdir: Path) -> Path:
     checkpoint.write_json(folder / ABOUT, facts(model))
     if segmenters := sorted(workdir.glob("segmenter-*.safetensors")):
         shutil.copyfile(segmenters[-1], folder / SEGMENTER)
-    (folder / CARD).write_text(card(model, folder, measured(model, workdir)), encoding="utf-8")
-    legend = draw.legend(model.info.names, model.info.palette, 512)
-    draw.save_png(folder / "classes.png", legend)
+    measured = workdir / "evaluation" / model.name
+    if (measured / "grid.png").exists():
+        shutil.copyfile(measured / "grid.png", folder / PICTURE)
+    draw.save_png(folder / "classes.png", draw.legend(model.info.names, model.info.palette, 512))
+    (folder / CARD).write_text(card(model, folder, metrics_of(measured)), encoding="utf-8")
     logs.say(f"model:   {folder}\nto sample: --config=configs/model.py:{folder} --mode=sample")
     return folder
 
@@ -63,67 +68,74 @@ def facts(model: Trained) -> dict:
     }
 
 
-def measured(model: Trained, workdir: Path) -> dict | None:
+def metrics_of(evaluation: Path) -> dict | None:
     """What --mode=evaluate found of these weights."""
-    path = workdir / "evaluation" / model.name / "metrics.json"
+    path = evaluation / "metrics.json"
     return json.loads(path.read_text()) if path.exists() else None
 
 
 def card(model: Trained, folder: Path, metrics: dict | None) -> str:
     """README.md, with the head that model hubs read."""
-    config, info, c = model.config, model.info, model.config.export
-    made = model.about or as_dict(config)
-    name, (height, width) = c.name or folder.name, config.data.size
+    config, info, c, s = model.config, model.info, model.config.export, model.config.sample
+    made, (height, width) = model.about or as_dict(config), config.data.size
     kind = "SDM" if config.layout.transition == "none" else "SCDM"
     paper = {"SDM": "2207.00050", "SCDM": "2402.16506"}[kind]
-    head = [
-        "---",
-        "library_name: semdiff",
-        f"license: {c.licence or 'unknown'}",
-        "pipeline_tag: image-to-image",
-    ]
-    head += ["tags:", "- semantic-image-synthesis", "- diffusion", "- jax", f"- arxiv:{paper}", "---"]
-    s, weight = config.sample, config.sample.guidance
-    lines = [
-        *head,
-        f"# {name}",
-        f"{kind} ([{paper}](https://arxiv.org/abs/{paper})): a layout of {info.num_classes} classes in, an image of "
-        f"{height} x {width} out. Trained with semdiff on {info.name}.",
-        "```python",
-        "import semdiff",
-        f'model = semdiff.load("{folder.name}")',
-        "images = model.sample(layouts)  # layouts: class ids, [N, H, W]",
-        "```",
-        "or, for a folder of label PNGs,",
-        "```sh",
-        f"python -m semdiff.main --config=configs/model.py:{folder.name} --workdir=out --mode=sample \\\n"
-        "    --config.sample.layouts=LAYOUTS",
-        "```",
-        "| | |\n|---|---|",
-        f"| data | {info.name}, split {made['data']['split']} |",
-        f"| weights | {model.name} |",
-        f"| trained for | {made['train']['steps']:,} steps of {made['train']['batch_size']} |",
-        f"| sampled by default with | {len(s.times) or s.steps} steps of {s.sampler}, guidance {weight:g} |",
-        f"| borders between instances | {'given: instance maps are needed' if model.edges else 'not used'} |",
-        f"| licence | {c.licence or 'not said'} |",
-        "",
-        f"Classes: {', '.join(f'{i} {n}' for i, n in enumerate(info.names))}.",
-        "",
-    ]
+    given = "layouts, instances=instances" if model.edges else "layouts"
+    facts = {
+        "data": f"{info.name}, split {made['data']['split']}",
+        "weights": model.name,
+        "trained for": f"{made['train']['steps']:,} steps of {made['train']['batch_size']}",
+        "sampled by default with": f"{len(s.times) or s.steps} steps of {s.sampler}, guidance {s.guidance:g}",
+        "borders between instances": "given: instance maps are needed" if model.edges else "not used",
+        "licence": c.licence or "not said",
+    }
+    rows = "\n".join(f"| {name} | {fact} |" for name, fact in facts.items())
+    text = f"""---
+library_name: semdiff
+license: {c.licence or "unknown"}
+pipeline_tag: image-to-image
+tags:
+- semantic-image-synthesis
+- diffusion
+- jax
+- arxiv:{paper}
+---
+# {c.name or folder.name}
+
+{kind} ([{paper}](https://arxiv.org/abs/{paper})): a layout of {info.num_classes} classes in, an image of
+{height} x {width} out. Trained with semdiff on {info.name}.
+
+```python
+import semdiff
+
+model = semdiff.load("{folder.name}")
+images = model.sample({given})  # class ids, [N, H, W]
+```
+
+or, for a folder of label PNGs,
+
+```sh
+python -m semdiff.main --config=configs/model.py:{folder.name} --workdir=out --mode=sample \\
+    --config.sample.layouts=LAYOUTS
+```
+
+| | |
+|---|---|
+{rows}
+
+Classes: {", ".join(f"{i} {name}" for i, name in enumerate(info.names))}.
+"""
+    if (folder / PICTURE).exists():
+        text += f"\n![layouts, real and generated images]({PICTURE})\n"
     if metrics:
-        lines += [
-            f"Measured with `--mode=evaluate` on {metrics['layouts']} layouts:",
-            "",
-            table(metrics["rows"]),
-        ]
-    return "\n".join(lines).rstrip() + "\n"
+        text += f"\nMeasured with `--mode=evaluate` on {metrics['layouts']} layouts:\n\n{table(metrics['rows'])}\n"
+    return text
 
 
 def table(rows: dict[str, dict[str, float | None]]) -> str:
     columns = list(next(iter(rows.values())))
     lines = [f"| images | {' | '.join(columns)} |", "|---|" + "---:|" * len(columns)]
     for name, row in rows.items():
-        lines.append(
-            f"| {name} | " + " | ".join("" if row[k] is None else f"{row[k]:.2f}" for k in columns) + " |"
-        )
+        cells = ("" if row[k] is None else f"{row[k]:.2f}" for k in columns)
+        lines.append(f"| {name} | {' | '.join(cells)} |")
     return "\n".join(lines)

@@ -99,6 +99,14 @@ def tasks_of(method: Method, example: dict, c: Sample, size: tuple[int, int] | N
         )
 
 
+def unconditional(method: Method, name: str, size: tuple[int, int], seed: int, copy: int, *contents) -> Task:
+    """A task for which nothing is given. contents: what its key is made from."""
+    canvas = tuple(n + -n % method.network.size_multiple for n in size)
+    null = method.given.null(method.given.empty(canvas))
+    given = jax.tree.map(lambda a: np.asarray(a)[0], null)
+    return Task(name, copy, given, None, size, canvas, image_key(seed, copy, *contents))
+
+
 def batched(tasks: Iterable[Task], batch_size: int) -> Iterator[list[Task]]:
     """Batches of equal shape, in order of completion; the rest at the end."""
     waiting: dict[tuple, list[Task]] = {}

@@ -173,6 +173,15 @@ def folder_config(folder: Path) -> Experiment:
     return replace(config, sample=replace(config.sample, weights=str(folder)))
 
 
+def workdir_config(workdir: Path) -> Experiment:
+    """The configuration that the newest checkpoint of a workdir was written with."""
+    checkpoints = checkpoint.Checkpoints(workdir)
+    step = checkpoints.latest()
+    if step is None:
+        raise checkpoint.CheckpointError(f"{workdir} holds no checkpoint. Train first: --mode=train")
+    return from_dict(checkpoints.about(step)["config"])
+
+
 def read_weights(path: Path, heads: int = 0, head_width: int = sdm.HEAD_WIDTH) -> tuple[dict, dict]:
     """(parameters, metadata) of a model folder, of a file of ours, or of a released .pt, which is not executed."""
     if path.is_dir():

@@ -163,12 +163,19 @@ class Layouts(Paired):
         if info is not None:
             sent = {} if unlabelled < 0 else {unlabelled: info.num_classes}
             description = make_description(info, sent, palette=[c.color for c in info.classes])
-            labels = dataclasses.replace(description.labels, advice=_UNLABELLED)
+            advice = f"The classes: {listed(info)}. {_UNLABELLED}"
+            labels = dataclasses.replace(description.labels, advice=advice)
             description = dataclasses.replace(description, labels=labels)
         else:
             description = describe(_described_at(root), root, num_classes, void_id)
         info = dataclasses.replace(description.info, has_instances=edges is not None, has_captions=False)
         super().__init__(info, files, description.labels)
+
+
+def listed(info: Info, most: int = 40) -> str:
+    """`0 sky, 1 road, ...`, for errors."""
+    named = [f"{i} {name}" for i, name in enumerate(info.names)]
+    return ", ".join(named[:most]) + (f", ... {named[-1]}" if len(named) > most else "")
 
 
 def _described_at(labels: Path) -> Path:

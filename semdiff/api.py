@@ -1,0 +1,297 @@
+"""A trained model as a Python object, for notebooks and scripts: `semdiff.load`."""
+
+import os
+from collections.abc import Sequence
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from PIL import Image
+
+from semdiff import draw, edit, evaluate, logs, tasks, trained
+from semdiff.compilation import use_cache
+from semdiff.config import ConfigError, Edit, Sample, as_dict, check_key, from_dict
+from semdiff.data.classes import make_description
+from semdiff.data.folder import listed
+from semdiff.data.images import read_image, read_instances, read_layout
+from semdiff.diffusion.joint import State
+from semdiff.metrics.segmentation import Confusion
+from semdiff.tasks import Runner, Task
+from semdiff.trained import Trained
+
+OWN = "own"  # of a layout: not resized
+Maps = np.ndarray | Sequence[np.ndarray]
+
+
+def load(path: str | os.PathLike, **settings) -> "Model":
+    """The model of a folder that `--mode=export` wrote, or of the newest checkpoint of a workdir.
+
+    settings: keys of config.sample (steps, guidance, sampler, batch_size, ...) in place of those it was trained with.
+    """
+    folder = Path(path).expanduser()
+    if (folder / trained.WEIGHTS).is_file():
+        found = trained.opened(trained.folder_config(folder), folder)
+    elif (folder / "checkpoints").is_dir():
+        config = trained.workdir_config(folder)
+        found = trained.opened(replace(config, sample=replace(config.sample, weights="")), folder)
+    else:
+        raise ConfigError(
+            f"{folder} is neither a model folder ({trained.WEIGHTS}, {trained.ABOUT}) nor a workdir (checkpoints/). "
+            "Expected what --mode=export or --mode=train wrote"
+        )
+    use_cache(found.config.compilation_cache)
+    return Model(found, folder).with_settings(**settings)
+
+
+class Model:
+    """Layouts in, images out; and what else the method can do.
+
+    Layouts are class ids, integers [H, W], one or several; images are uint8 [H, W, 3]. A layout, the seed and the settings
+    give one image, whatever else is made beside it.
+    """
+
+    def __init__(self, model: Trained, folder: Path):
+        self.trained, self.folder = model, folder
+        self._runners: dict[Any, Runner] = {}
+        self._params = jax.device_put(model.params)
+
+    def __repr__(self) -> str:
+        c, (height, width) = self.settings, self.size
+        return (
+            f"<semdiff model {self.trained.name}: {len(self.classes)} classes of {self.trained.info.name}, {height} x "
+            f"{width}, {len(c.times) or c.steps} steps of {c.sampler}, guidance {c.guidance:g}>"
+        )
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Their names; the id of a class is its place."""
+        return self.trained.info.names
+
+    @property
+    def palette(self) -> np.ndarray:
+        """Their colours, uint8 [K, 3]."""
+        return self.trained.info.palette
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width that it was trained at."""
+        return self.trained.config.data.size
+
+    @property
+    def settings(self) -> Sample:
+        """How it samples where nothing else is asked for: config.sample."""
+        return self.trained.config.sample
+
+    def with_settings(self, **settings) -> "Model":
+        """The same weights, other settings of config.sample."""
+        c = self._settings(settings)
+        model = replace(self.trained, config=replace(self.trained.config, sample=c)).with_tuned_times()
+        other = object.__new__(Model)
+        vars(other).update(vars(self), trained=model)
+        return other
+
+    def sample(
+        self,
+        layouts: Maps,
+        *,
+        images: int = 1,
+        instances: Maps | None = None,
+        size: tuple[int, int] | str | None = None,
+        **settings,
+    ) -> np.ndarray | list[np.ndarray]:
+        """An image for every layout, [N, H, W, 3]; with images > 1 so many of each, [N, images, H, W, 3].
+
+        size: that of the images, (height, width); None: the one trained at; "own": of each layout its own (a list is
+        returned where they differ). instances: maps of the layouts' sizes, 0 where there is no instance, for a model that
+        was trained with borders between instances. settings: keys of config.sample, as seed=1, steps=25, guidance=2.0.
+        """
+        c = self._settings(settings)
+        examples = self._examples(layouts, instances)
+        made = self._made(self._tasks(examples, replace(c, per_layout=images), size), c)
+        pictures = [state.image for state in made]
+        if len({picture.shape for picture in pictures}) > 1:
+            return pictures
+        stacked = np.stack(pictures)
+        return stacked if images == 1 else stacked.reshape(len(examples), images, *stacked.shape[1:])
+
+    def edit(
+        self,
+        images: Maps,
+        layouts: Maps,
+        *,
+        old_layouts: Maps | None = None,
+        masks: Maps | None = None,
+        instances: Maps | None = None,
+        margin: int = Edit.margin,
+        resample: int = Edit.resample,
+        **settings,
+    ) -> list[np.ndarray]:
+        """Images again where `masks` are true, or where the new layouts differ from the old ones by `margin` pixels around.
+
+        All other pixels stay as they are. resample: repetitions of each step, for borders that agree better.
+        """
+        if (old_layouts is None) == (masks is None):
+            raise ConfigError("give either masks or old_layouts: they say where to edit")
+        c, photos = self._settings(settings), _several(images, 3)
+        examples = self._examples(layouts, instances)
+        where = _several(masks if old_layouts is None else old_layouts, 2)
+        if not len(photos) == len(examples) == len(where):
+            raise ConfigError(
+                f"{len(photos)} images, {len(examples)} layouts and {len(where)} masks or old layouts: give one of each"
+            )
+        todo = []
+        for photo, example, marks in zip(photos, examples, where):
+            layout = example["layout"]
+            free = marks.astype(bool) if old_layouts is None else edit.widened(marks != layout, margin)
+            if not photo.shape[:2] == layout.shape == free.shape:
+                raise ConfigError(
+                    f"{example['name']}: image {photo.shape[:2]}, layout {layout.shape} and mask or old layout {free.shape} "
+                    "differ in size; they must be the same, in pixels"
+                )
+            [task] = tasks.tasks_of(self.trained.method, example, replace(c, per_layout=1))
+            todo.append(edit.held(task, self.trained.method, photo, free))
+        return [state.image for state in self._made(todo, c, resample)]
+
+    def segment(
+        self, images: Maps, *, draws: int = 1, resample: int = 1, **settings
+    ) -> np.ndarray | list[np.ndarray]:
+        """Layouts of photographs, class ids [N, H, W], by a method of both: the image is held, the layout drawn.
+
+        draws: so many layouts of each, of which each pixel's most frequent class is returned.
+        """
+        method = self.trained.method
+        if method.process.layout is None:
+            raise ConfigError(
+                "this model makes images of layouts and no layouts of images: segment needs one that generates both"
+            )
+        c, photos = self._settings(settings), _several(images, 3)
+        todo = []
+        for i, photo in enumerate(photos):
+            nowhere = np.zeros(photo.shape[:2], bool)
+            for copy in range(draws):
+                task = tasks.unconditional(method, f"image {i}", photo.shape[:2], c.seed, copy, photo)
+                todo.append(edit.held(task, method, photo, nowhere))
+        layouts = [state.layout for state in self._made(todo, c, resample)]
+        voted = [most_frequent(layouts[i : i + draws]) for i in range(0, len(layouts), draws)]
+        return np.stack(voted) if len({v.shape for v in voted}) == 1 else voted
+
+    def score(self, images: Maps, layouts: Maps) -> dict[str, Any]:
+        """How much of the layouts a segmenter reads back from the images, in percent: mIoU, accuracy, IoU per class.
+
+        The segmenter is the one that `--mode=evaluate` trained: it lies in the workdir, and export takes it along.
+        """
+        reader, info = evaluate.kept_reader(self.folder, self.trained.info), self.trained.info
+        true = [self._checked(layout) for layout in _several(layouts, 2)]
+        confusion = Confusion.of(
+            np.stack(true), reader(np.stack(_several(images, 3))), info.num_classes, info.ignored
+        )
+        iou = {
+            name: float(100 * value) for name, value in zip(info.names, confusion.iou) if not np.isnan(value)
+        }
+        return {"mIoU": 100 * confusion.mean_iou, "accuracy": 100 * confusion.accuracy, "iou": iou}
+
+    def read_layout(self, path: str | os.PathLike, unlabelled: int = -1) -> np.ndarray:
+        """A PNG of class ids, or of the classes' colours, as ids."""
+        info = self.trained.info
+        sent = {} if unlabelled < 0 else {unlabelled: info.num_classes}
+        labels = make_description(info, sent, [c.color for c in info.classes]).labels
+        return read_layout(path, replace(labels, advice=f"The classes: {listed(info)}."))
+
+    read_image = staticmethod(read_image)
+    read_instances = staticmethod(read_instances)
+
+    def show(
+        self, *columns: Maps, headers: Sequence[str] = (), legend: bool = True, scale: int = 0
+    ) -> Image.Image:
+        """A picture of rows of layouts and images side by side: show(layouts, images). A notebook displays it."""
+        shown = [[self._seen(cell) for cell in column] for column in columns]
+        scale = scale or max(1, 128 // shown[0][0].shape[1])
+        sheet = draw.grid([list(row) for row in zip(*shown, strict=True)], headers=headers, scale=scale)
+        if legend:
+            sheet = np.concatenate([sheet, draw.legend(self.classes, self.palette, sheet.shape[1])])
+        return Image.fromarray(sheet)
+
+    def _seen(self, cell: np.ndarray) -> np.ndarray:
+        cell = np.asarray(cell)
+        if cell.ndim == 4:  # several images of one layout
+            return np.concatenate(list(cell), 1)
+        return draw.colourise(cell, self.palette) if cell.ndim == 2 else cell
+
+    def _settings(self, settings: dict) -> Sample:
+        known = {f.name for f in fields(Sample)}
+        for key in settings:
+            if key not in known:
+                check_key(f"sample.{key}")
+        if settings.keys() & {"steps", "spacing"}:
+            settings = {"times": ()} | settings
+        config = as_dict(self.trained.config)
+        return from_dict(config | {"sample": config["sample"] | settings}).sample
+
+    def _examples(self, layouts: Maps, instances: Maps | None) -> list[dict]:
+        ids = [self._checked(layout) for layout in _several(layouts, 2)]
+        examples = [{"name": f"layout {i}", "layout": layout} for i, layout in enumerate(ids)]
+        if self.trained.edges:
+            if instances is None:
+                raise ConfigError(
+                    "this model was trained with borders between instances: give instances, maps of the layouts' sizes, 0 "
+                    "where there is no instance (the layouts themselves draw borders between classes)"
+                )
+            examples = [
+                e | {"instance": np.asarray(i)} for e, i in zip(examples, _several(instances, 2), strict=True)
+            ]
+        return examples
+
+    def _checked(self, layout: np.ndarray) -> np.ndarray:
+        known = len(self.classes)
+        if not np.issubdtype(layout.dtype, np.integer):
+            raise ConfigError(f"a layout is of {layout.dtype}; expected class ids, integers [H, W]")
+        if layout.min() < 0 or layout.max() > known:
+            wrong = layout[(layout < 0) | (layout > known)].flat[0]
+            raise ConfigError(
+                f"a layout holds {wrong}, which is no class. Expected 0..{known - 1}, or {known} for pixels without a "
+                f"label: {listed(self.trained.info)}"
+            )
+        return layout.astype(np.int32)
+
+    def _tasks(self, examples: list[dict], c: Sample, size) -> list[Task]:
+        size = self.size if size is None else None if size == OWN else size
+        return [
+            task for example in examples for task in tasks.tasks_of(self.trained.method, example, c, size)
+        ]
+
+    def _made(self, todo: list[Task], c: Sample, resample: int = 1) -> list[State]:
+        """Their results, in order; programs are compiled once a setting and shape."""
+        program = replace(c, guidance=1.0, seed=0, per_layout=1), resample
+        if program not in self._runners:
+            self._runners[program] = Runner(self.trained.method, c, resample)
+        run = self._runners[program].guided(c.guidance)
+        numbered = [replace(task, copy=i) for i, task in enumerate(todo)]
+        made: dict[int, State] = {}
+        progress = logs.Progress(len(todo), unit="image", active=len(todo) > run.batch_size)
+        for batch in tasks.batched(numbered, run.batch_size):
+            made |= {task.copy: state for task, state in zip(batch, run(self._params, batch))}
+            progress.report(len(made))
+        return [made[i] for i in range(len(todo))]
+
+
+def _several(arrays: Maps, rank: int) -> list[np.ndarray]:
+    """A list of arrays of this rank, of one, of several stacked, or of a list of them."""
+    if isinstance(arrays, np.ndarray) and arrays.ndim == rank:
+        return [arrays]
+    found = [np.asarray(array) for array in arrays]
+    if any(array.ndim != rank for array in found):
+        shapes = sorted({array.shape for array in found})
+        what = "layouts or masks [H, W]" if rank == 2 else "images [H, W, 3]"
+        raise ConfigError(
+            f"got arrays of shape {', '.join(map(str, shapes[:3]))}; expected {what}, one or several"
+        )
+    return found
+
+
+def most_frequent(layouts: list[np.ndarray]) -> np.ndarray:
+    """Of each pixel the class that most of the layouts show."""
+    stack = np.stack(layouts)
+    counts = np.stack([(stack == c).sum(0) for c in range(stack.max() + 1)])
+    return counts.argmax(0)
