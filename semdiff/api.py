@@ -14,8 +14,8 @@ from semdiff import draw, edit, evaluate, logs, tasks, trained
 from semdiff.compilation import use_cache
 from semdiff.config import ConfigError, Edit, Sample, as_dict, check_key, from_dict
 from semdiff.data.classes import make_description
-from semdiff.data.folder import listed
 from semdiff.data.images import read_image, read_instances, read_layout
+from semdiff.data.readers.folder import listed
 from semdiff.diffusion.joint import State
 from semdiff.metrics.segmentation import Confusion
 from semdiff.tasks import Runner, Task

@@ -11,21 +11,18 @@ import jax.numpy as jnp
 import numpy as np
 
 from semdiff import inputs
-from semdiff.config import ConfigError, Experiment, choose
+from semdiff.config import ConfigError, Experiment
 from semdiff.data.source import Info, Source
 from semdiff.diffusion import categorical, class_schedules, gaussian, joint, losses, schedules
 from semdiff.given import LayoutGiven
 from semdiff.method import Method
-from semdiff.models import layers, spade_unet
+from semdiff.models import spade_unet
 from semdiff.networks import LayoutToImage
 
 
 def build_process(config: Experiment) -> gaussian.Gaussian:
     c = config.process
-    make_schedule = choose(schedules.SCHEDULES, c.schedule, "config.process.schedule")
-    choose(gaussian.PARAMETERISATIONS, c.parameterisation, "config.process.parameterisation")
-    choose(gaussian.VARIANCES, c.variance, "config.process.variance")
-    return gaussian.Gaussian(make_schedule(c.steps), c.parameterisation, c.variance)
+    return gaussian.Gaussian(schedules.SCHEDULES[c.schedule](c.steps), c.parameterisation, c.variance)
 
 
 def build_layout_process(
@@ -33,7 +30,7 @@ def build_layout_process(
 ) -> categorical.Categorical | None:
     """`rates`: psi phi per class, or the table of gamma, where the schedule asks for one."""
     c, steps = config.layout, config.process.steps
-    if choose(("none", "absorbing"), c.transition, "config.layout.transition") == "none":
+    if c.transition == "none":
         return None
     if c.lag not in (0, 1) or (c.lag and c.schedule not in ("classwise", "linear")):
         raise ConfigError(
@@ -43,16 +40,13 @@ def build_layout_process(
         raise ConfigError(
             f"config.layout.eta is {c.eta} and floor {c.floor}, which only a classwise schedule has, not {c.schedule}"
         )
-    schedule = choose(
-        {
-            "classwise": lambda: class_schedules.classwise(steps, rates, c.eta, floor=c.floor, lag=c.lag),
-            "linear": lambda: class_schedules.linear(steps, num_classes, c.lag),
-            "cosine": lambda: class_schedules.Cosine(steps, num_classes),
-            "table": lambda: class_schedules.table(rates),
-        },
-        c.schedule,
-        "config.layout.schedule",
-    )()
+    kinds = {
+        "classwise": lambda: class_schedules.classwise(steps, rates, c.eta, floor=c.floor, lag=c.lag),
+        "linear": lambda: class_schedules.linear(steps, num_classes, c.lag),
+        "cosine": lambda: class_schedules.Cosine(steps, num_classes),
+        "table": lambda: class_schedules.table(rates),
+    }
+    schedule = kinds[c.schedule]()
     if (schedule.num_steps, schedule.num_classes) != (steps, num_classes):
         raise ConfigError(
             f"config.layout.rates={c.rates} is for {schedule.num_classes} classes and {schedule.num_steps} steps; the data "
@@ -68,18 +62,12 @@ def build_layout_process(
 
 def build_objective(config: Experiment) -> losses.Objective:
     c = config.loss
-    choose(losses.WEIGHTINGS, c.weighting, "config.loss.weighting")
     gamma = c.p2_gamma if c.weighting == "p2" else c.min_snr_gamma
     return losses.Objective(losses.Weighting(c.weighting, gamma), c.vlb_weight)
 
 
 def build_unet(config: Experiment, num_classes: int, edges: bool, out_channels: int) -> spade_unet.SpadeUNet:
-    model = dict(vars(config.model))
-    choose(spade_unet.CONDITIONINGS, config.model.conditioning, "config.model.conditioning")
-    choose(layers.ATTENTIONS, config.model.attention_kind, "config.model.attention_kind")
-    choose(layers.LABEL_CONVS, config.model.label_conv, "config.model.label_conv")
-    dtypes = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
-    model["dtype"] = choose(dtypes, config.model.dtype, "config.model.dtype")
+    model = vars(config.model) | {"dtype": jnp.dtype(config.model.dtype)}
     unet = spade_unet.SpadeUNet(
         num_classes=num_classes, edge_channel=edges, image_channels=3, out_channels=out_channels, **model
     )
@@ -130,4 +118,4 @@ def build_time_sampler(config: Experiment, process: joint.Process) -> losses.Tim
         "uniform": lambda: losses.UniformTime(process.num_steps, process.continuous),
         "loss_aware": lambda: losses.LossAwareTime.create(process.num_steps),
     }
-    return choose(kinds, config.loss.time_sampling, "config.loss.time_sampling")()
+    return kinds[config.loss.time_sampling]()

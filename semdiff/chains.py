@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from semdiff.config import ConfigError, Sample, choose
+from semdiff.config import ConfigError, Sample
 from semdiff.diffusion import guidance, joint, samplers, schedules
 from semdiff.diffusion.joint import State
 from semdiff.method import Method
@@ -20,7 +20,6 @@ SEGMENT = 50
 
 def build_sampler(c: Sample) -> samplers.Sampler:
     """The sampler by its name, with what it alone can be told."""
-    kind = choose(samplers.SAMPLERS, c.sampler, "config.sample.sampler")
     if c.eta and c.sampler != "ddim":
         raise ConfigError(
             f"config.sample.eta is {c.eta}, but only the ddim sampler has an eta, not {c.sampler}"
@@ -36,12 +35,11 @@ def build_sampler(c: Sample) -> samplers.Sampler:
             "its own"
         )
     settings = {"eta": c.eta} if c.sampler == "ddim" else {"order": c.order} if c.order else {}
-    return kind(**settings)
+    return samplers.SAMPLERS[c.sampler](**settings)
 
 
 def build_times(schedule: schedules.Schedule, c: Sample) -> np.ndarray:
     """The times of the chain: as listed, else as many steps so spaced."""
-    choose((*schedules.SPACINGS, "tuned"), c.spacing, "config.sample.spacing")
     if c.times:
         return schedules.given_times(schedule, c.times)
     if c.spacing == "tuned":
@@ -61,8 +59,6 @@ class Chain:
 
     @classmethod
     def build(cls, method: Method, c: Sample) -> "Chain":
-        choose(("mean", "all"), c.guidance_channels, "config.sample.guidance_channels")
-        choose(("fresh", "coherent"), c.layout_noise, "config.sample.layout_noise")
         if c.threshold != "none" and not method.space.bounded:
             raise ConfigError(
                 f"config.sample.threshold is {c.threshold}, which holds images in [-1, 1], but those of this method live "
@@ -198,8 +194,7 @@ def build_corrected(c: Sample) -> samplers.Corrected:
         "static": guidance.threshold,
         "dynamic": lambda x: guidance.threshold(x, quantile),
     }
-    threshold = choose(thresholds, c.threshold, "config.sample.threshold")
-    return samplers.Corrected(build_sampler(c), c.extrapolation, threshold)
+    return samplers.Corrected(build_sampler(c), c.extrapolation, thresholds[c.threshold])
 
 
 def num_steps(c: Sample) -> int:

@@ -10,8 +10,9 @@ import difflib
 import hashlib
 import json
 import typing
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import ml_collections
 
@@ -20,199 +21,266 @@ class ConfigError(ValueError):
     """A configuration that cannot be used, in words."""
 
 
+# Each key's comment stands above it. Literal: the choices; the parser refuses all others.
+
+
 @dataclass(frozen=True)
 class Data:
-    source: str = "scenes"  # scenes, folder, ade20k, cityscapes, celebamask_hq, coco_stuff
-    root: str = ""  # where the data lies; scenes needs none
+    source: Literal["scenes", "folder", "ade20k", "cityscapes", "celebamask_hq", "coco_stuff"] = "scenes"
+    # Where the data lies; scenes needs none.
+    root: str = ""
     split: str = "train"
-    eval_split: str = "test"  # layouts of the sample grids, validation loss, evaluation
-    size: tuple[int, int] = (64, 64)  # height, width
-    max_scale: float = 1.0  # resize the short side by a random factor up to this, then crop
-    flip: bool = True  # random horizontal flip; left/right classes change places
-    edges: bool = True  # give the network the borders between instances, where the data has instances
-    length: int = 0  # scenes: images in the training split; 0: the source's own
-    mismatch: str = "error"  # folder: image and label of different size: error, resize_label or resize_image
-    num_classes: int = 0  # folder without dataset.json: the number of classes; 0: as found
-    cache: bool = True  # keep decoded images in memory
-    workers: int = 0  # processes that prepare batches; 0: threads
+    # Its layouts are those of sample grids, validation loss and evaluation.
+    eval_split: str = "test"
+    # Height, width.
+    size: tuple[int, int] = (64, 64)
+    # Resize the short side by a random factor up to this, then crop.
+    max_scale: float = 1.0
+    # Random horizontal flip; left/right classes change places.
+    flip: bool = True
+    # Give the network the borders between instances, where the data has instances.
+    edges: bool = True
+    # Scenes: images in the training split; 0: the source's own.
+    length: int = 0
+    # Folder: what is done where image and label are of different size.
+    mismatch: Literal["error", "resize_label", "resize_image"] = "error"
+    # Folder without dataset.json: the number of classes; 0: as found.
+    num_classes: int = 0
+    # Keep decoded images in memory.
+    cache: bool = True
+    # Processes that prepare batches; 0: threads.
+    workers: int = 0
 
 
 @dataclass(frozen=True)
-class Model:
+class SpadeUNet:
+    """The network of SDM and SCDM."""
+
     base: int = 64
     multipliers: tuple[int, ...] = (1, 2, 3, 4)
     blocks: int = 2
-    attention: tuple[int, ...] = (2, 4, 8)  # downsampling factors at which positions attend
-    attention_kind: str = "dot"  # dot (released networks) or cosine (SDM's paper)
+    # Downsampling factors at which positions attend.
+    attention: tuple[int, ...] = (2, 4, 8)
+    # Dot: as the released networks; cosine: as SDM's paper.
+    attention_kind: Literal["dot", "cosine"] = "dot"
     head_width: int = 64
-    heads: int = 0  # > 0: this many heads, whatever their width
+    # > 0: this many heads, whatever their width.
+    heads: int = 0
     scale_shift: bool = True
     resblock_updown: bool = True
-    conv_resample: bool = True  # without resblock_updown: learned convolutions around a change of size
+    # Without resblock_updown: learned convolutions around a change of size.
+    conv_resample: bool = True
     dropout: float = 0.0
     spade_hidden: int = 128
-    conditioning: str = "spade"  # spade, or concat (the paper's ablation)
-    label_conv: str = "auto"  # auto, lookup or onehot
+    # Concat: the paper's ablation.
+    conditioning: Literal["spade", "concat"] = "spade"
+    label_conv: Literal["auto", "lookup", "onehot"] = "auto"
     groups: int = 32
-    remat: bool = False  # recompute blocks in the backward pass: less memory, more time
-    dtype: str = "float32"  # of the convolutions: float32 or bfloat16
+    # Recompute blocks in the backward pass: less memory, more time.
+    remat: bool = False
+    # Of the convolutions.
+    dtype: Literal["float32", "bfloat16"] = "float32"
 
 
 @dataclass(frozen=True)
 class Process:
-    schedule: str = "linear"  # linear, cosine, scaled_linear, cosine_log_snr, linear_log_snr
+    schedule: Literal["linear", "cosine", "scaled_linear", "cosine_log_snr", "linear_log_snr"] = "linear"
     steps: int = 1000
-    parameterisation: str = "eps"  # eps, x0 or v
-    variance: str = "learned_range"  # learned_range, small or large
+    parameterisation: Literal["eps", "x0", "v"] = "eps"
+    variance: Literal["learned_range", "small", "large"] = "learned_range"
 
 
 @dataclass(frozen=True)
 class Layout:
     """What happens to the layout while the image is noised."""
 
-    transition: str = (
-        "none"  # none (SDM): it stays clean; absorbing (SCDM): its pixels are masked, class by class
-    )
-    schedule: str = "classwise"  # of masking: classwise, linear, cosine or table
+    # None (SDM): it stays clean; absorbing (SCDM): its pixels are masked, class by class.
+    transition: Literal["none", "absorbing"] = "none"
+    # Of masking.
+    schedule: Literal["classwise", "linear", "cosine", "table"] = "classwise"
     # psi phi per class, for classwise: data (measured on the training split, kept in the workdir), the released ade20k,
-    # coco_stuff or celebamask_hq, or a file: .npy or .json. For table: a .npy of gamma, [T + 1, K]
+    # coco_stuff or celebamask_hq, or a file: .npy or .json. For table: a .npy of gamma, [T + 1, K].
     rates: str = "data"
-    eta: float = 1.0  # lambda = (psi phi)^eta; 0 is linear
-    floor: bool = True  # classes with lambda < 1 are masked linearly, as in the released code
-    lag: int = 0  # 1: the released code's clock, one step behind the image's
+    # lambda = (psi phi)^eta; 0 is linear.
+    eta: float = 1.0
+    # Classes with lambda < 1 are masked linearly, as in the released code.
+    floor: bool = True
+    # 1: the released code's clock, one step behind the image's.
+    lag: int = 0
 
 
 @dataclass(frozen=True)
 class Loss:
-    weighting: str = "uniform"  # uniform (L_simple), min_snr, p2 or velocity
+    # Uniform: L_simple.
+    weighting: Literal["uniform", "min_snr", "p2", "velocity"] = "uniform"
     min_snr_gamma: float = 5.0
     p2_gamma: float = 0.5
-    vlb_weight: float = 1.0  # of the variational term of one step; 1 is 0.001 of its 1000-fold sum
-    time_sampling: str = "uniform"  # uniform or loss_aware
-    condition_dropout: float = 0.0  # share of examples whose layout is replaced by the null condition
+    # Of the variational term of one step; 1 is 0.001 of its 1000-fold sum.
+    vlb_weight: float = 1.0
+    time_sampling: Literal["uniform", "loss_aware"] = "uniform"
+    # Share of examples whose layout is replaced by the null condition.
+    condition_dropout: float = 0.0
 
 
 @dataclass(frozen=True)
 class Optimizer:
     learning_rate: float = 1e-4
-    warmup: int = 0  # steps from 0 to learning_rate
-    decay: str = "constant"  # after it: constant, cosine or linear down to final_rate at the last step
+    # Steps from 0 to learning_rate.
+    warmup: int = 0
+    # After it, down to final_rate at the last step.
+    decay: Literal["constant", "cosine", "linear"] = "constant"
     final_rate: float = 0.0
     beta1: float = 0.9
     beta2: float = 0.999
     epsilon: float = 1e-8
     weight_decay: float = 0.0
-    clip_norm: float = 0.0  # of the global gradient; 0: no clipping
+    # Of the global gradient; 0: no clipping.
+    clip_norm: float = 0.0
     ema: float = 0.9999
-    ema_warmup: bool = True  # decay min(ema, (1 + step) / (10 + step))
+    # Decay min(ema, (1 + step) / (10 + step)).
+    ema_warmup: bool = True
 
 
 @dataclass(frozen=True)
 class Train:
     steps: int = 100_000
-    batch_size: int = 32  # over all devices
-    accumulate: int = 1  # micro-batches a step
-    strategy: str = "jit"  # jit (over a mesh) or pmap
-    fsdp: int = 1  # devices over which parameters are split; the rest of the mesh is data
-    max_bad_steps: int = 50  # stop after this many non-finite steps in a row
-    init: str = (
-        ""  # weights to start from: a model folder, or a file written by `python -m semdiff.convert import`
-    )
-    trained: tuple[str, ...] = ()  # patterns of the parameters that are trained (decoder_*); empty: all
+    # Over all devices.
+    batch_size: int = 32
+    # Micro-batches a step.
+    accumulate: int = 1
+    # Jit runs over a mesh.
+    strategy: Literal["jit", "pmap"] = "jit"
+    # Devices over which parameters are split; the rest of the mesh is data.
+    fsdp: int = 1
+    # Stop after this many non-finite steps in a row.
+    max_bad_steps: int = 50
+    # Weights to start from: a model folder, a file that `python -m semdiff.convert import` wrote, or a released .pt.
+    init: str = ""
+    # Patterns of the parameters that are trained (decoder_*); empty: all.
+    trained: tuple[str, ...] = ()
     log_every: int = 50
-    eval_every: int = 5000  # sample grid and validation loss
+    # Sample grid and validation loss.
+    eval_every: int = 5000
     eval_batches: int = 4
     save_every: int = 5000
-    keep: int = 3  # checkpoints
-    grid: int = 4  # layouts in the sample grid; 0: no grids
+    # Checkpoints.
+    keep: int = 3
+    # Layouts in the sample grid; 0: no grids.
+    grid: int = 4
 
 
 @dataclass(frozen=True)
 class Sample:
-    sampler: str = "ancestral"  # ancestral, ddim, dpmpp_2m, dpmpp_3m, unipc, ipndm, ipndm_v or deis
-    order: int = 0  # of dpmpp_3m and unipc: 1 to 3; of ipndm, ipndm_v and deis: 1 to 4; 0: its own
+    sampler: Literal["ancestral", "ddim", "dpmpp_2m", "dpmpp_3m", "unipc", "ipndm", "ipndm_v", "deis"] = (
+        "ancestral"
+    )
+    # Of dpmpp_3m and unipc: 1 to 3; of ipndm, ipndm_v and deis: 1 to 4; 0: its own.
+    order: int = 0
     steps: int = 1000
-    # even, stride, trailing, quadratic, chebyshev, log_snr, karras, or tuned: by --mode=tune_times
-    spacing: str = "even"
-    times: tuple[float, ...] = ()  # one by one, T first, without the last 0: in place of steps and spacing
-    eta: float = 0.0  # of ddim
-    guidance: float = 1.5  # 1 is none
-    guidance_channels: str = "mean"  # mean, or all: the variance too
-    guidance_interval: tuple[float, float] = (0.0, 1.0)  # shares of T between which guidance acts
-    threshold: str = "static"  # of the predicted image: none, static or dynamic
-    quantile: float = 0.995  # of the dynamic threshold
-    extrapolation: float = (
-        0.0  # of the predicted image, from the step before, ahead of the threshold (SCDM: 0.8)
+    # Tuned: by --mode=tune_times.
+    spacing: Literal["even", "stride", "trailing", "quadratic", "chebyshev", "log_snr", "karras", "tuned"] = (
+        "even"
     )
-    layout_noise: str = (
-        "fresh"  # where layouts are noised: fresh at each step, or coherent: masks only ever open up
-    )
-    # compute what a clean layout does to the network once a chain, not at each step, where that takes at most 2 GiB a batch
+    # One by one, T first, without the last 0: in place of steps and spacing.
+    times: tuple[float, ...] = ()
+    # Of ddim.
+    eta: float = 0.0
+    # 1 is none.
+    guidance: float = 1.5
+    # All: the variance too.
+    guidance_channels: Literal["mean", "all"] = "mean"
+    # Shares of T between which guidance acts.
+    guidance_interval: tuple[float, float] = (0.0, 1.0)
+    # Of the predicted image.
+    threshold: Literal["none", "static", "dynamic"] = "static"
+    # Of the dynamic threshold.
+    quantile: float = 0.995
+    # Of the predicted image, from the step before, ahead of the threshold (SCDM: 0.8).
+    extrapolation: float = 0.0
+    # Where layouts are noised: fresh at each step, or coherent: masks only ever open up.
+    layout_noise: Literal["fresh", "coherent"] = "fresh"
+    # Compute what a clean layout does to the network once a chain, not at each step, where that takes at most 2 GiB a batch.
     cache_modulation: bool = True
-    ema: bool = True  # sample with the averaged weights
-    weights: str = (
-        ""  # a model folder, a file of weights or a released .pt, in place of the newest checkpoint
-    )
+    # Sample with the averaged weights.
+    ema: bool = True
+    # A model folder, a file of weights or a released .pt, in place of the newest checkpoint.
+    weights: str = ""
     batch_size: int = 8
     seed: int = 0
-    per_layout: int = 1  # images per layout
-    layouts: str = ""  # a folder of label PNGs; empty: the layouts of data.eval_split
-    unlabelled: int = (
-        -1
-    )  # the value in a folder's label files that means no label; -1: every pixel has a class
-    size: tuple[int, int] = (0, 0)  # of layouts from a folder; (0, 0): data.size; (-1, -1): their own
-    limit: int = 0  # layouts at most; 0: all
-    output: str = ""  # folder; empty: WORKDIR/samples/STEP
+    # Images per layout.
+    per_layout: int = 1
+    # A folder of label PNGs; empty: the layouts of data.eval_split.
+    layouts: str = ""
+    # The value in a folder's label files that means no label; -1: every pixel has a class.
+    unlabelled: int = -1
+    # Of layouts from a folder; (0, 0): data.size; (-1, -1): their own.
+    size: tuple[int, int] = (0, 0)
+    # Layouts at most; 0: all.
+    limit: int = 0
+    # Folder; empty: WORKDIR/samples/STEP.
+    output: str = ""
 
 
 @dataclass(frozen=True)
 class Edit:
-    images: str = ""  # folder of images to edit
-    layouts: str = ""  # folder of new layouts, by the images' names
-    old_layouts: str = (
-        ""  # folder of old layouts; where new and old differ is edited, when there are no masks
-    )
-    masks: str = ""  # folder of masks, non-zero where to edit
-    margin: int = 2  # pixels by which a difference of layouts is widened
-    resample: int = 1  # repetitions of each step, for borders that agree better
-    output: str = ""  # folder; empty: WORKDIR/edits/STEP
+    # Folder of images to edit.
+    images: str = ""
+    # Folder of new layouts, by the images' names.
+    layouts: str = ""
+    # Folder of old layouts; where new and old differ is edited, when there are no masks.
+    old_layouts: str = ""
+    # Folder of masks, non-zero where to edit.
+    masks: str = ""
+    # Pixels by which a difference of layouts is widened.
+    margin: int = 2
+    # Repetitions of each step, for borders that agree better.
+    resample: int = 1
+    # Folder; empty: WORKDIR/edits/STEP.
+    output: str = ""
 
 
 @dataclass(frozen=True)
 class Evaluate:
-    limit: int = 256  # layouts at most; 0: the whole split
-    guidance: tuple[float, ...] = ()  # weights to compare; empty: sample.guidance
-    noise: tuple[
-        str, ...
-    ] = ()  # corruptions of the layouts to compare: ds, edge:1, ... (semdiff/data/noise.py)
-    segmenter: str = (
-        ""  # read with this one (WORKDIR/segmenter-*.safetensors of another run); empty: train one
-    )
+    # Layouts at most; 0: the whole split.
+    limit: int = 256
+    # Weights to compare; empty: sample.guidance.
+    guidance: tuple[float, ...] = ()
+    # Of the layouts, to compare: ds, edge:1, ... (semdiff/data/corruptions.py).
+    corruptions: tuple[str, ...] = ()
+    # Read with this one (WORKDIR/segmenter-*.safetensors of another run); empty: train one.
+    segmenter: str = ""
     segmenter_steps: int = 1500
     segmenter_batch: int = 16
     segmenter_width: int = 32
-    grid: int = 6  # rows of the picture; 0: no picture
+    # Rows of the picture; 0: no picture.
+    grid: int = 6
 
 
 @dataclass(frozen=True)
 class Tune:
-    steps: tuple[int, ...] = (4, 6, 8)  # numbers of steps to fit times for
-    layouts: int = 32  # of the training split, to fit them on
-    teacher: int = 100  # steps of the chain whose images are to be met
+    # Numbers of steps to fit times for.
+    steps: tuple[int, ...] = (4, 6, 8)
+    # Of the training split, to fit them on.
+    layouts: int = 32
+    # Steps of the chain whose images are to be met.
+    teacher: int = 100
 
 
 @dataclass(frozen=True)
 class Export:
-    output: str = ""  # the model folder; empty: WORKDIR/model-STEP-ema
-    name: str = ""  # on its card; empty: the folder's
-    licence: str = ""  # of the weights, an SPDX identifier; empty: not said
+    # The model folder; empty: WORKDIR/model-STEP-ema.
+    output: str = ""
+    # On its card; empty: the folder's.
+    name: str = ""
+    # Of the weights, an SPDX identifier; empty: not said.
+    licence: str = ""
 
 
 @dataclass(frozen=True)
 class Experiment:
     seed: int = 0
     data: Data = field(default_factory=Data)
-    model: Model = field(default_factory=Model)
+    model: SpadeUNet = field(default_factory=SpadeUNet)
     process: Process = field(default_factory=Process)
     layout: Layout = field(default_factory=Layout)
     loss: Loss = field(default_factory=Loss)
@@ -223,7 +291,12 @@ class Experiment:
     evaluate: Evaluate = field(default_factory=Evaluate)
     tune: Tune = field(default_factory=Tune)
     export: Export = field(default_factory=Export)
-    compilation_cache: str = "~/.cache/semdiff/xla"  # compiled programs are kept here; empty: not kept
+    # Compiled programs are kept here; empty: not kept.
+    compilation_cache: str = "~/.cache/semdiff/xla"
+
+
+# Keys that had another name once: what was written then is still read.
+RENAMED = {"evaluate.noise": "evaluate.corruptions"}
 
 
 def default() -> ml_collections.ConfigDict:
@@ -241,8 +314,13 @@ def parse(config: ml_collections.ConfigDict) -> Experiment:
 
 
 def from_dict(written: dict) -> Experiment:
-    """What `as_dict` made; keys that were not there yet are at their defaults."""
-    return _parse(Experiment, written, "config")
+    """What `as_dict` made, today or earlier; keys that were not there yet are at their defaults."""
+    whole = {part: dict(keys) if isinstance(keys, dict) else keys for part, keys in written.items()}
+    for old, now in RENAMED.items():
+        (part, key), (_, new) = old.split("."), now.split(".")
+        if key in whole.get(part, {}):
+            whole[part][new] = whole[part].pop(key)
+    return _parse(Experiment, whole, "config")
 
 
 def check_key(key: str):
@@ -262,42 +340,49 @@ def _unknown(path: str, key: str, known) -> ConfigError:
 
 
 def _parse(cls, config, path: str):
-    values = {}
-    fields = {f.name: f for f in dataclasses.fields(cls)}
+    kinds = typing.get_type_hints(cls)
     for key in config:
-        if key not in fields:
-            raise _unknown(path, key, fields)
-        kind = fields[key].type
-        if dataclasses.is_dataclass(kind):
-            values[key] = _parse(kind, config[key], f"{path}.{key}")
-        else:
-            example = getattr(cls(), key)
-            if example == ():
-                example = (typing.get_args(kind)[0](),)
-            values[key] = _coerce(config[key], example, f"{path}.{key}")
-    return cls(**values)
+        if key not in kinds:
+            raise _unknown(path, key, kinds)
+    return cls(**{key: _value(config[key], kinds[key], f"{path}.{key}") for key in config})
 
 
-def _coerce(value: Any, example: Any, path: str):
-    """The value in the type of its default: ints pass as floats, lists as tuples; nothing else is bent."""
-    if isinstance(example, tuple) and isinstance(value, list | tuple):
-        inner = example[0]
-        return tuple(_coerce(v, inner, f"{path}[{i}]") for i, v in enumerate(value))
-    if isinstance(example, float) and isinstance(value, int) and not isinstance(value, bool):
+def _value(value: Any, kind: Any, path: str):
+    """The value as one of its key's kind: ints pass as floats, lists as tuples; nothing else is bent."""
+    if dataclasses.is_dataclass(kind):
+        return _parse(kind, value, path)
+    if typing.get_origin(kind) is Literal:
+        return choose(typing.get_args(kind), value, path)
+    if typing.get_origin(kind) is tuple:
+        return _tuple(value, typing.get_args(kind), path)
+    if kind is float and type(value) is int:
         return float(value)
-    if type(value) is not type(example):
-        expected = type(example).__name__
-        raise ConfigError(
-            f"{path} is {value!r}, a {type(value).__name__}; expected a {expected} such as {example!r}"
-        )
+    if type(value) is not kind:
+        raise ConfigError(f"{path} is {value!r}, a {type(value).__name__}; expected {_article(kind)}")
     return value
 
 
-def choose(table, name: str, path: str):
-    """table[name], or an error that lists the choices."""
-    if name not in table:
-        raise ConfigError(f"{path} is {name!r}; choose one of {', '.join(sorted(table))}")
-    return table[name] if isinstance(table, dict) else name
+def _tuple(value: Any, kinds: tuple, path: str) -> tuple:
+    if not isinstance(value, list | tuple):
+        raise ConfigError(
+            f"{path} is {value!r}, a {type(value).__name__}; expected several of {kinds[0].__name__}"
+        )
+    if kinds[-1] is Ellipsis:
+        kinds = kinds[:1] * len(value)
+    if len(value) != len(kinds):
+        raise ConfigError(f"{path} is {tuple(value)!r}; expected {len(kinds)} of {kinds[0].__name__}")
+    return tuple(_value(v, kind, f"{path}[{i}]") for i, (v, kind) in enumerate(zip(value, kinds)))
+
+
+def _article(kind: type) -> str:
+    return f"{'an' if kind is int else 'a'} {kind.__name__}"
+
+
+def choose(known: Sequence[str], name: str, path: str) -> str:
+    """The name, or an error that lists the choices."""
+    if name not in known:
+        raise ConfigError(f"{path} is {name!r}; choose one of {', '.join(sorted(known))}")
+    return name
 
 
 def as_dict(config: Any) -> dict:

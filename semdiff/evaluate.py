@@ -12,7 +12,7 @@ import numpy as np
 from semdiff import checkpoint, draw, inputs, logs, parallel
 from semdiff.config import ConfigError, Experiment, Sample, as_dict, fingerprint
 from semdiff.convert import weights
-from semdiff.data import augment, noise, pipeline, statistics
+from semdiff.data import augment, corruptions, pipeline, statistics
 from semdiff.data.source import Info
 from semdiff.method import Method
 from semdiff.metrics import frechet, segmenter
@@ -74,14 +74,14 @@ class Judge:
 def evaluate(model: Trained, workdir: Path) -> Path:
     """Writes table.md, metrics.json and pictures to WORKDIR/evaluation/WEIGHTS, prints the table.
 
-    Images are generated from the layouts as they are and from corrupted ones (config.evaluate.noise), and always compared
-    with the true layouts. The Frechet distance is to the real images of those layouts, in the segmenter's features. The
-    processes of a run share the layouts; process 0 writes.
+    Images are generated from the layouts as they are and from corrupted ones (config.evaluate.corruptions), and always
+    compared with the true layouts. The Frechet distance is to the real images of those layouts, in the segmenter's
+    features. The processes of a run share the layouts; process 0 writes.
     """
     config, method, info = model.config, model.method, model.info
     c, size = config.evaluate, config.data.size
-    for kind in c.noise:
-        noise.parse(kind)
+    for kind in c.corruptions:
+        corruptions.parse(kind)
     reader = build_reader(config, info, checkpoint.prepare_workdir(workdir))
     source = inputs.evaluation_source(config.data, config.seed)
     inputs.check_same_classes(info, source.info, model.edges)
@@ -90,8 +90,8 @@ def evaluate(model: Trained, workdir: Path) -> Path:
     layouts = np.array([e["layout"] for e in examples.values()], np.int32).reshape(-1, *size)
     judge = Judge(reader, info, layouts, pixels([e["image"] for e in examples.values()], size), len(chosen))
     given = {"": list(examples.values())} | {
-        kind: [noise.corrupt(e, kind, info, config.sample.seed) for e in examples.values()]
-        for kind in c.noise
+        kind: [corruptions.corrupt(e, kind, info, config.sample.seed) for e in examples.values()]
+        for kind in c.corruptions
     }
 
     rows = [judge.row("real images (upper bound)", judge.real)]
@@ -113,8 +113,8 @@ def evaluate(model: Trained, workdir: Path) -> Path:
     pictures = {}
     if c.grid:
         pictures["grid"] = Grid(method, source, config.sample, config.data, c.grid, run)(params)
-    if c.grid and c.noise:
-        pictures["noise"] = noisy_grid(given, made, info, c.grid, judge)
+    if c.grid and c.corruptions:
+        pictures["corrupted"] = corrupted_grid(given, made, info, c.grid, judge)
     folder = workdir / "evaluation" / model.name
     if jax.process_index() == 0:
         report(rows, info, len(chosen), config.data.eval_split, folder)
@@ -153,7 +153,7 @@ def report(rows: list[Row], info: Info, count: int, split: str, folder: Path):
     logs.say(f"table:    {folder / 'table.md'}")
 
 
-def noisy_grid(given: dict, made: dict, info: Info, rows: int, judge: Judge) -> np.ndarray:
+def corrupted_grid(given: dict, made: dict, info: Info, rows: int, judge: Judge) -> np.ndarray:
     """A picture of `rows` examples: real | layout, generated | the same for each corruption."""
     headers = ["real"] + [title for kind in given for title in (kind or "layout", "generated")]
     mine, shown = parallel.share(range(judge.total)), inputs.spread(range(judge.total), rows)

@@ -10,7 +10,7 @@ from semdiff import logs, parallel
 from semdiff.checkpoint import prepare_workdir, write_json
 from semdiff.config import ConfigError, Data, Experiment
 from semdiff.data import known_classes, make_source, statistics
-from semdiff.data.folder import Layouts
+from semdiff.data.readers.folder import Layouts
 from semdiff.data.source import Info, Source
 from semdiff.paths import local_path
 

@@ -17,7 +17,7 @@ from semdiff.paths import local_path
 WITH_DATA = {
     "train": ("train to config.train.steps, or go on with it", train.train),
     "stats": ("count the classes, draw what a schedule does to them", stats.stats),
-    "noise": ("write corrupted layouts", stats.corrupt),
+    "corrupt": ("write layouts as careless annotators would have them", stats.corrupt),
 }
 # name -> (what it does, how: of a trained model and a workdir)
 WITH_WEIGHTS = {

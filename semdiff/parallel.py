@@ -16,7 +16,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from orbax.checkpoint import multihost
 
-from semdiff.config import ConfigError, Train, choose
+from semdiff.config import ConfigError, Train
 
 # A leaf smaller than this is not worth splitting.
 MIN_SPLIT_SIZE = 2**14
@@ -203,7 +203,7 @@ def build(config: Train) -> Mesh | Pmap:
                 f"config.train.{key} is {getattr(config, key)}; it must be at least 1 "
                 "(an interval longer than the run switches it off)"
             )
-    strategy = choose(STRATEGIES, config.strategy, "config.train.strategy")(config.fsdp)
+    strategy = STRATEGIES[config.strategy](config.fsdp)
     devices = jax.device_count()
     if config.batch_size % (devices * config.accumulate):
         raise ConfigError(

@@ -11,7 +11,7 @@ def sdm(stage: str) -> ml_collections.ConfigDict:
     Stage "1" trains with every layout in place. Stage "2" goes on at a lower rate and replaces a layout by nothing with
     probability 0.2, for classifier-free guidance.
     """
-    second = choose({"1": False, "2": True}, stage, "the stage in configs/NAME.py:STAGE")
+    second = choose(("1", "2"), stage, "the stage in configs/NAME.py:STAGE") == "2"
     config = default()
     config.data.split = "train"
     config.data.eval_split = "val"
@@ -165,5 +165,5 @@ def comparison(config: ml_collections.ConfigDict, steps: int) -> ml_collections.
     config.sample.steps = steps
     config.evaluate.guidance = (1.5,)
     # The benchmark's noises at strengths for small layouts, and two kinds of wrong annotation.
-    config.evaluate.noise = ("ds:2", "edge:0", "random", "wrong_class", "dropped")
+    config.evaluate.corruptions = ("ds:2", "edge:0", "random", "wrong_class", "dropped")
     return config

@@ -11,7 +11,7 @@ from semdiff import draw, inputs, logs, parallel
 from semdiff.build import build_layout_process
 from semdiff.checkpoint import prepare_workdir
 from semdiff.config import Experiment, Layout
-from semdiff.data import augment, noise
+from semdiff.data import augment, corruptions
 from semdiff.data.source import Source
 from semdiff.diffusion import categorical, class_schedules
 from semdiff.outputs import label_dtype
@@ -91,12 +91,12 @@ def strip(process: categorical.Categorical, source: Source, config: Experiment) 
 
 
 def corrupt(config: Experiment, workdir: Path) -> Path:
-    """Writes the evaluation split's layouts at data.size, corrupted: WORKDIR/noisy/KIND/labels/SPLIT (and instances/)."""
+    """Writes the evaluation split's layouts at data.size, spoilt: WORKDIR/corrupted/KIND/labels/SPLIT (and instances/)."""
     source = inputs.evaluation_source(config.data, config.seed)
-    kinds = config.evaluate.noise or tuple(noise.NOISES)
+    kinds = config.evaluate.corruptions or tuple(corruptions.CORRUPTIONS)
     for kind in kinds:
-        noise.parse(kind)
-    folder, info, split = prepare_workdir(workdir) / "noisy", source.info, config.data.eval_split
+        corruptions.parse(kind)
+    folder, info, split = prepare_workdir(workdir) / "corrupted", source.info, config.data.eval_split
     chosen = parallel.share(inputs.spread(source, config.evaluate.limit))
     progress = logs.Progress(len(chosen) * len(kinds), unit="layout")
     unlabelled = 255 if info.num_classes <= 255 else 65535
@@ -104,14 +104,14 @@ def corrupt(config: Experiment, workdir: Path) -> Path:
     for index in chosen:
         example = augment.squash(source[index], config.data.size)
         for kind in kinds:
-            noisy = noise.corrupt(example, kind, info, config.sample.seed)
-            layout = np.where(noisy["layout"] == info.num_classes, unlabelled, noisy["layout"])
+            changed = corruptions.corrupt(example, kind, info, config.sample.seed)
+            layout = np.where(changed["layout"] == info.num_classes, unlabelled, changed["layout"])
             place = folder / kind.replace(":", "_")
             draw.save_png(
                 place / "labels" / split / f"{example['name']}.png", layout.astype(label_dtype(layout))
             )
-            if "instance" in noisy:
-                numbered = renumbered(noisy["instance"])
+            if "instance" in changed:
+                numbered = renumbered(changed["instance"])
                 draw.save_png(place / "instances" / split / f"{example['name']}.png", numbered)
             done += 1
         if done % (64 * len(kinds)) == 0 or done == progress.total:

@@ -19,7 +19,7 @@ from flax import struct
 from jax.experimental import multihost_utils
 
 from semdiff import build, checkpoint, inputs, lock, logs, parallel, tasks, times, trained
-from semdiff.config import Experiment, Optimizer, choose
+from semdiff.config import Experiment, Optimizer
 from semdiff.data import classes, pipeline
 from semdiff.data.source import Source
 from semdiff.diffusion import losses
@@ -70,7 +70,7 @@ def learning_rate(config: Optimizer, steps: int) -> optax.Schedule:
             config.learning_rate, rest, config.final_rate / config.learning_rate
         ),
     }
-    decay = choose(decays, config.decay, "config.optimizer.decay")()
+    decay = decays[config.decay]()
     if not config.warmup:
         return decay
     warmup = optax.linear_schedule(0.0, config.learning_rate, config.warmup)

@@ -5,6 +5,7 @@ import importlib
 import pkgutil
 import re
 from pathlib import Path
+from typing import Literal, get_args, get_origin
 
 import pytest
 
@@ -39,8 +40,13 @@ def test_items_are_found_where_lines_and_sentences_start():
 def choices(module_name):
     """The names that a module offers to choose from: such a list in a docstring is of a field's values."""
     values = vars(importlib.import_module(module_name)).values()
+    offered = [get_args(value) if get_origin(value) is Literal else value for value in values]
     return {
-        name for value in values if isinstance(value, tuple | dict) for name in value if isinstance(name, str)
+        name
+        for value in offered
+        if isinstance(value, tuple | dict)
+        for name in value
+        if isinstance(name, str)
     }
 
 

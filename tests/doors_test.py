@@ -107,7 +107,7 @@ def test_nothing_imports_configs_or_heavy_libraries():
 
 LOADED = """
 import sys
-import semdiff.data, semdiff.data.scenes, semdiff.data.folder, semdiff.data.official
+import semdiff.data, semdiff.data.scenes, semdiff.data.readers.folder, semdiff.data.readers.official
 assert "jax" not in sys.modules, "reading data loads jax"
 import semdiff.main
 heavy = [name for name in sys.modules if name.split(".")[0] in ("tensorflow", "torch", "configs")]

@@ -185,7 +185,7 @@ for mode, slow in (("train", None), ("evaluate", 0), ("export", None), ("sample"
 
 def shared_experiment():
     config = tiny_experiment()
-    sizes = {"segmenter_steps": 3, "segmenter_width": 8, "limit": 5, "noise": ("edge:0",), "grid": 2}
+    sizes = {"segmenter_steps": 3, "segmenter_width": 8, "limit": 5, "corruptions": ("edge:0",), "grid": 2}
     return replace(
         config,
         train=replace(config.train, eval_every=3),
@@ -289,14 +289,14 @@ def test_sampling_editing_and_evaluating_a_trained_run(trained, run, tmp_path):
         "--config.evaluate.segmenter_steps=3",
         "--config.evaluate.segmenter_width=8",
         "--config.evaluate.guidance=(1.0,2.0)",
-        "--config.evaluate.noise=('edge:0',)",
+        "--config.evaluate.corruptions=('edge:0',)",
         "--config.evaluate.grid=2",
     )
     folder = workdir / "evaluation" / "6" / "ema"
     assert "| real images (upper bound)" in output
     assert "guidance 2" in output
     assert str(folder / "grid.png") in output
-    assert str(folder / "noise.png") in output
+    assert str(folder / "corrupted.png") in output
     table = json.loads((folder / "metrics.json").read_text())
     assert table["layouts"] == 5
     assert set(table["rows"]) == {
@@ -347,9 +347,12 @@ def test_scdm_trains_on_what_was_counted_and_refuses_to_resume_on_other_rates(ru
 def test_corrupted_layouts_are_written_and_can_be_sampled_from(trained, run, tmp_path):
     workdir, _ = trained
     output = run(
-        tmp_path, "--mode=noise", "--config.evaluate.limit=3", "--config.evaluate.noise=('random:0.5','ds:2')"
+        tmp_path,
+        "--mode=corrupt",
+        "--config.evaluate.limit=3",
+        "--config.evaluate.corruptions=('random:0.5','ds:2')",
     )
-    layouts = tmp_path / "noisy" / "random_0.5" / "labels" / "test"
+    layouts = tmp_path / "corrupted" / "random_0.5" / "labels" / "test"
     labels = np.stack([np.asarray(Image.open(p)) for p in sorted(layouts.glob("*.png"))])
     assert labels.shape == (3, 8, 8)
     assert 0.3 < (labels == 255).mean() < 0.7
@@ -391,7 +394,7 @@ BAD = [
     ),
     ("train", ABSORBING | {"layout.rates": "ade20k"}, "rates=ade20k has 151 classes; scenes has 16"),
     ("train", ABSORBING | {"layout.rates": "/nowhere.npy"}, "/nowhere.npy: cannot be read"),
-    ("noise", {"evaluate.noise": ("edge:x",)}, "the strength in 'edge:x' is 'x'"),
+    ("corrupt", {"evaluate.corruptions": ("edge:x",)}, "the strength in 'edge:x' is 'x'"),
     ("train", {"sample.spacing": "tuned"}, "no times were tuned for 3 steps"),
 ]
 

@@ -381,16 +381,6 @@ def test_without_a_transition_there_is_no_layout_process():
 @pytest.mark.parametrize(
     ("said", "read", "layout"),
     [
-        (
-            r"config\.layout\.transition is 'masking'; choose one of absorbing, none",
-            RATES,
-            {"transition": "masking"},
-        ),
-        (
-            r"config\.layout\.schedule is 'square'; choose one of classwise, cosine, linear, table",
-            RATES,
-            {"schedule": "square"},
-        ),
         (r"config\.layout\.lag is 2; expected 0, or", RATES, {"lag": 2}),
         (r"config\.layout\.lag is 1; .*classwise or linear", RATES, {"lag": 1, "schedule": "cosine"}),
         (r"config\.layout\.eta is 0\.5 .*not linear", RATES, {"eta": 0.5, "schedule": "linear"}),

@@ -162,8 +162,6 @@ def test_times_given_one_by_one_take_the_place_of_steps_and_spacing():
     assert chains.build_times(schedules.linear(), c).tolist() == [1000, 300, 20, 0]
     assert chains.num_steps(c) == 3
     assert len(chains.build_times(schedules.linear(), Sample(steps=7, spacing="karras"))) == 8
-    with pytest.raises(ConfigError, match=r"spacing is 'odd'; choose one of chebyshev, even"):
-        chains.build_times(schedules.linear(), Sample(spacing="odd"))
 
 
 def test_a_long_chain_is_one_program_run_in_parts_and_tells_of_them(setting, monkeypatch, caplog):

@@ -14,11 +14,11 @@ from semdiff.data.source import Info, Source
 # Name -> where the class is. Imported on demand, so that naming one source does not load them all.
 SOURCES = {
     "scenes": ("semdiff.data.scenes", "Scenes"),
-    "folder": ("semdiff.data.folder", "Folder"),
-    "ade20k": ("semdiff.data.official", "ADE20K"),
-    "cityscapes": ("semdiff.data.official", "Cityscapes"),
-    "celebamask_hq": ("semdiff.data.official", "CelebAMaskHQ"),
-    "coco_stuff": ("semdiff.data.official", "COCOStuff"),
+    "folder": ("semdiff.data.readers.folder", "Folder"),
+    "ade20k": ("semdiff.data.readers.official", "ADE20K"),
+    "cityscapes": ("semdiff.data.readers.official", "Cityscapes"),
+    "celebamask_hq": ("semdiff.data.readers.official", "CelebAMaskHQ"),
+    "coco_stuff": ("semdiff.data.readers.official", "COCOStuff"),
 }
 
 

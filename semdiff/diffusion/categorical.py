@@ -25,7 +25,7 @@ Times = Shaped[Array, "b"]
 Keys = Key[Array, "b"]
 PerExample = Float[Array, "b"]
 
-TRANSITIONS = ("absorbing", "uniform")
+Transition = Literal["absorbing", "uniform"]
 LOG2 = math.log(2)
 
 
@@ -38,7 +38,7 @@ class Categorical:
     """
 
     schedule: ClassSchedule
-    transition: Literal["absorbing", "uniform"] = field(default="absorbing", metadata={"static": True})
+    transition: Transition = field(default="absorbing", metadata={"static": True})
     ignore: int | None = field(default=None, metadata={"static": True})
 
     def __post_init__(self):

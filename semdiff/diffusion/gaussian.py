@@ -21,8 +21,8 @@ Times = Shaped[Array, "b"]
 Keys = Key[Array, "b"]
 PerExample = Float[Array, "b"]
 
-PARAMETERISATIONS = ("eps", "x0", "v")
-VARIANCES = ("learned_range", "small", "large")
+Parameterisation = Literal["eps", "x0", "v"]
+Variance = Literal["learned_range", "small", "large"]
 LOG2 = math.log(2)
 
 
@@ -36,10 +36,8 @@ class Gaussian:
     """
 
     schedule: schedules.Schedule
-    parameterisation: Literal["eps", "x0", "v"] = field(default="eps", metadata={"static": True})
-    variance: Literal["learned_range", "small", "large"] = field(
-        default="learned_range", metadata={"static": True}
-    )
+    parameterisation: Parameterisation = field(default="eps", metadata={"static": True})
+    variance: Variance = field(default="learned_range", metadata={"static": True})
 
     @property
     def num_steps(self) -> int:

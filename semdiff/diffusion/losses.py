@@ -10,7 +10,7 @@ from jaxtyping import Array, Float, Int, Shaped
 from semdiff.diffusion import categorical, gaussian, joint, schedules
 from semdiff.diffusion.gaussian import Gaussian, Image, Keys, PerExample, Times
 
-WEIGHTINGS = ("uniform", "min_snr", "p2", "velocity")
+Kind = Literal["uniform", "min_snr", "p2", "velocity"]
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,7 @@ class Weighting:
     velocity: 1 + 1 / SNR, the plain squared error on v (2202.00512, App. D): large-scale colour is learned sooner.
     """
 
-    kind: Literal["uniform", "min_snr", "p2", "velocity"] = "uniform"
+    kind: Kind = "uniform"
     gamma: float = 5.0
     k: float = 1.0
 

@@ -6,15 +6,15 @@ Everything is [B, H, W, C]. Parameters, norms, softmax and outputs are float32; 
 import math
 import zlib
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from flax import struct
 
-LABEL_CONVS = ("auto", "lookup", "onehot")
-ATTENTIONS = ("dot", "cosine")
+LabelConvKind = Literal["auto", "lookup", "onehot"]
+AttentionKind = Literal["dot", "cosine"]
 
 
 @struct.dataclass
@@ -333,7 +333,7 @@ class Attention(nn.Module):
 
     channels: int
     heads: int
-    kind: str = "dot"
+    kind: AttentionKind = "dot"
     groups: int = 32
     dtype: Any = jnp.float32
 

@@ -1,7 +1,7 @@
 """The network of SDM: an ADM UNet whose decoder is normalised by the layout (SPADE)."""
 
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import flax.linen as nn
 import jax
@@ -9,8 +9,10 @@ import jax.numpy as jnp
 
 from semdiff.models.layers import (
     Attention,
+    AttentionKind,
     GroupNorm,
     LabelConv,
+    LabelConvKind,
     Labels,
     ResBlock,
     Spade,
@@ -20,7 +22,7 @@ from semdiff.models.layers import (
     upsample,
 )
 
-CONDITIONINGS = ("spade", "concat")
+Conditioning = Literal["spade", "concat"]
 
 
 class Resample(nn.Module):
@@ -83,7 +85,7 @@ class SpadeUNet(nn.Module):
     multipliers: tuple[int, ...] = (1, 1, 2, 2, 4, 4)
     blocks: int = 2
     attention: tuple[int, ...] = (8, 16, 32)
-    attention_kind: str = "dot"
+    attention_kind: AttentionKind = "dot"
     head_width: int = 64
     heads: int = 0
     scale_shift: bool = True
@@ -91,8 +93,8 @@ class SpadeUNet(nn.Module):
     conv_resample: bool = True
     dropout: float = 0.0
     spade_hidden: int = 128
-    conditioning: str = "spade"
-    label_conv: str = "auto"
+    conditioning: Conditioning = "spade"
+    label_conv: LabelConvKind = "auto"
     groups: int = 32
     remat: bool = False
     dtype: Any = jnp.float32

@@ -7,9 +7,9 @@ import pytest
 from PIL import Image
 
 from semdiff.data import augment
-from semdiff.data.folder import Folder
 from semdiff.data.images import DataError
 from semdiff.data.pipeline import Cached, eval_batches, train_iterator
+from semdiff.data.readers.folder import Folder
 from semdiff.data.source import ClassInfo, Info
 
 CLASSES = tuple(ClassInfo(f"c{i}", (i, i, i)) for i in range(250))

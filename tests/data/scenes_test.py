@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from semdiff.data import scenes_plan as plan
-from semdiff.data.scenes import NUMBERS, PLURALS, Scenes, caption, main, visible
-from semdiff.data.scenes_draw import render
-from semdiff.data.scenes_places import compose
+from semdiff.data.scenes import Scenes, plan
+from semdiff.data.scenes.__main__ import main
+from semdiff.data.scenes.draw import render
+from semdiff.data.scenes.places import compose
+from semdiff.data.scenes.world import NUMBERS, PLURALS, caption, visible
 
 COUNT = 300
 KINDS = {info.name: kind for kind, info in enumerate(plan.CLASSES)}

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from semdiff.data import statistics
-from semdiff.data.folder import Files, Paired
 from semdiff.data.images import DataError, LabelFormat
+from semdiff.data.readers.folder import Files, Paired
 from semdiff.data.scenes import Scenes
 from semdiff.data.source import ClassInfo, Info
 

@@ -1,5 +1,6 @@
 from dataclasses import replace
 from itertools import pairwise
+from typing import get_args
 
 import jax
 import jax.numpy as jnp
@@ -186,7 +187,7 @@ def test_conversions_are_mutual_inverses(x64, name):
     xt = gaussian.diffuse(process, x0, t, eps)
     np.testing.assert_allclose(gaussian.x0_from_eps(process, xt, eps, t), x0, rtol=1e-7)
     np.testing.assert_allclose(gaussian.eps_from_x0(process, xt, x0, t), eps, rtol=1e-7)
-    for parameterisation in gaussian.PARAMETERISATIONS:
+    for parameterisation in get_args(gaussian.Parameterisation):
         asked = replace(process, parameterisation=parameterisation, variance="small")
         output = gaussian.target(asked, x0, eps, t)
         prediction = gaussian.predict(asked, output, xt, t)

@@ -1,4 +1,5 @@
 from functools import cache
+from typing import get_args
 
 import jax
 import jax.numpy as jnp
@@ -49,7 +50,7 @@ def test_min_snr_in_the_papers_terms(x64):
     np.testing.assert_allclose(weighting(process_of("v"), t), clipped / (SNR + 1), rtol=1e-8)
 
 
-@pytest.mark.parametrize("kind", losses.WEIGHTINGS)
+@pytest.mark.parametrize("kind", get_args(losses.Kind))
 def test_the_weighted_loss_does_not_depend_on_the_parameterisation(x64, kind):
     """One prediction, told as eps, as x_0 and as v, costs the same."""
     t = jnp.asarray([1, 2, 50, 300, 700, 1000])
@@ -58,7 +59,7 @@ def test_the_weighted_loss_does_not_depend_on_the_parameterisation(x64, kind):
     xt = gaussian.diffuse(process_of(), x0, t, eps)
     x0_guess = gaussian.x0_from_eps(process_of(), xt, guess, t)
     cost = {}
-    for parameterisation in gaussian.PARAMETERISATIONS:
+    for parameterisation in get_args(gaussian.Parameterisation):
         process = process_of(parameterisation)
         output = gaussian.target(process, x0_guess, guess, t)
         terms = losses.hybrid(process, output, x0, xt, eps, t, weighting)
@@ -70,10 +71,10 @@ def test_the_weighted_loss_does_not_depend_on_the_parameterisation(x64, kind):
 
 
 @pytest.mark.parametrize("name", sorted(schedules.SCHEDULES))
-@pytest.mark.parametrize("kind", losses.WEIGHTINGS)
+@pytest.mark.parametrize("kind", get_args(losses.Kind))
 def test_weights_are_finite_at_both_ends(name, kind):
     t = jnp.asarray([1, 2, 999, 1000])
-    for parameterisation in gaussian.PARAMETERISATIONS:
+    for parameterisation in get_args(gaussian.Parameterisation):
         weight = losses.Weighting(kind, gamma=1.0)(process_of(parameterisation, name=name), t)
         assert np.isfinite(weight).all()
         assert (weight > 0).all()
@@ -88,7 +89,7 @@ def example(t, seed=0):
     return x0, gaussian.diffuse(process_of(), x0, t, eps), eps
 
 
-@pytest.mark.parametrize("parameterisation", gaussian.PARAMETERISATIONS)
+@pytest.mark.parametrize("parameterisation", get_args(gaussian.Parameterisation))
 def test_hybrid_is_the_sum_of_its_terms(parameterisation):
     process, t = process_of(parameterisation, "learned_range"), jnp.asarray([1, 2, 500, 1000])
     x0, xt, eps = example(t)
@@ -108,7 +109,7 @@ def test_hybrid_is_the_sum_of_its_terms(parameterisation):
     np.testing.assert_allclose(terms["loss"], weighting(process, t) * mse + 0.3 * vlb, rtol=1e-3)
 
 
-@pytest.mark.parametrize("parameterisation", gaussian.PARAMETERISATIONS)
+@pytest.mark.parametrize("parameterisation", get_args(gaussian.Parameterisation))
 def test_only_the_variance_learns_from_the_bound(parameterisation):
     process, t = process_of(parameterisation, "learned_range"), jnp.asarray([1, 2, 500, 1000])
     x0, xt, eps = example(t)

@@ -4,7 +4,7 @@ from PIL import Image
 
 from semdiff.data import augment, classes, make_source
 from semdiff.data.images import DataError
-from semdiff.data.official import ADE20K, CelebAMaskHQ, Cityscapes, COCOStuff
+from semdiff.data.readers.official import ADE20K, CelebAMaskHQ, Cityscapes, COCOStuff
 
 
 def write(path, array, **options):

@@ -13,8 +13,8 @@ from functools import cache
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
-from semdiff.data.scenes_objects import DRAW
-from semdiff.data.scenes_plan import (
+from semdiff.data.scenes.objects import DRAW
+from semdiff.data.scenes.plan import (
     BUILDING,
     CLASSES,
     DAY,

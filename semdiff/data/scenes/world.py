@@ -1,23 +1,18 @@
 """An endless drawn world of streets, country roads and lakes: a data set that needs no files.
 
 Layouts are exact, classes long-tailed: the sky is in every image, a bird in a few of a hundred.
-
-    python -m semdiff.data.scenes --out sheet.png --size 64 --count 24
 """
 
-import argparse
 import operator
 import random
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
 
-from semdiff import draw
-from semdiff.data import scenes_plan as plan
-from semdiff.data.scenes_draw import render
-from semdiff.data.scenes_places import compose
+from semdiff.data.scenes import plan
+from semdiff.data.scenes.draw import render
+from semdiff.data.scenes.places import compose
 from semdiff.data.source import Example, Info
 
 LENGTHS = {"train": 4096, "val": 256, "test": 256}
@@ -93,32 +88,3 @@ def _counted(kind: int, count: int) -> str:
     name = plan.CLASSES[kind].name
     number = NUMBERS[count] if count < len(NUMBERS) else "many"
     return f"{number} {name if count == 1 else PLURALS.get(kind, name + 's')}"
-
-
-def sheet(source: Scenes, count: int, columns: int = 4, scale: int = 2) -> np.ndarray:
-    """Layouts beside their images, with a legend, uint8 [H,W,3]."""
-    examples = [source[i] for i in range(count)]
-    pairs = [(draw.colourise(e["layout"], source.info.palette), e["image"]) for e in examples]
-    rows = [[x for pair in pairs[i : i + columns] for x in pair] for i in range(0, count, columns)]
-    picture = draw.grid(rows, scale=scale)
-    legend = draw.legend(source.info.names, source.info.palette, width=picture.shape[1])
-    return draw.grid([[picture], [legend]], pad=0)
-
-
-def main(arguments: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description="Draws a sheet of scenes: layout | image.")
-    parser.add_argument("--out", required=True, help="the PNG to write")
-    parser.add_argument("--size", type=int, nargs="+", default=[64], help="side, or height width")
-    parser.add_argument("--count", type=int, default=24)
-    parser.add_argument("--columns", type=int, default=4, help="pairs in a row")
-    parser.add_argument("--scale", type=int, default=2, help="enlarge each pixel this much")
-    parser.add_argument("--split", default="train", choices=list(LENGTHS))
-    parser.add_argument("--seed", type=int, default=0)
-    flags = parser.parse_args(arguments)
-    size = tuple(flags.size * 2)[:2] if len(flags.size) == 1 else tuple(flags.size)
-    source = Scenes(flags.split, size, flags.count, flags.seed)
-    draw.save_png(flags.out, sheet(source, flags.count, flags.columns, flags.scale))
-
-
-if __name__ == "__main__":
-    main()

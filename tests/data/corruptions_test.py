@@ -3,7 +3,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from semdiff.data import noise
+from semdiff.data import corruptions
 from semdiff.data.images import DataError
 from semdiff.data.source import ClassInfo, Info
 
@@ -68,7 +68,7 @@ def components(layout):
 def test_downsample_by_index_arithmetic(shape):
     layout = rng(1).integers(0, 12, shape).astype(np.int32)
     instance = rng(2).integers(0, 40000, shape).astype(np.int32)
-    coarse, ids = noise.downsample(layout, instance, 12, rng())
+    coarse, ids = corruptions.downsample(layout, instance, 12, rng())
     small = [max(1, length // 4) for length in shape]
     for i, j in np.ndindex(shape):
         # The centre of the pixel, in coarse pixels, and the centre of that coarse pixel, in pixels.
@@ -81,13 +81,13 @@ def test_downsample_by_index_arithmetic(shape):
 def test_downsample_makes_blocks_of_the_factor():
     layout = np.arange(64, dtype=np.int32).reshape(8, 8)
     assert (
-        noise.downsample(layout, None, 0, rng())[0].tolist()
+        corruptions.downsample(layout, None, 0, rng())[0].tolist()
         == [[18] * 4 + [22] * 4] * 4 + [[50] * 4 + [54] * 4] * 4
     )
-    fine, none = noise.downsample(layout, None, 0, rng(), factor=2)
+    fine, none = corruptions.downsample(layout, None, 0, rng(), factor=2)
     assert fine[:2, :4].tolist() == [[9, 9, 11, 11]] * 2
     assert none is None
-    assert np.array_equal(noise.downsample(layout, None, 0, rng(), factor=1)[0], layout)
+    assert np.array_equal(corruptions.downsample(layout, None, 0, rng(), factor=1)[0], layout)
 
 
 # Borders.
@@ -105,7 +105,7 @@ def test_edge_by_brute_force(radius):
             for y, x in np.ndindex(layout.shape):
                 if abs(y - i) + abs(x - j) <= radius:
                     expected[y, x] = 11
-    found, instance = noise.edge(layout, np.arange(14 * 17).reshape(14, 17), 11, rng(), radius=radius)
+    found, instance = corruptions.edge(layout, np.arange(14 * 17).reshape(14, 17), 11, rng(), radius=radius)
     assert np.array_equal(found, expected)
     assert (found != 11).any()
     assert np.array_equal(instance, np.arange(14 * 17).reshape(14, 17))
@@ -113,12 +113,12 @@ def test_edge_by_brute_force(radius):
 
 def test_edge_by_hand():
     layout = np.array([[0] * 6 + [1] * 6], np.int32)
-    assert noise.edge(layout, None, 9, rng())[0].tolist() == [[0] * 3 + [9] * 6 + [1] * 3]
+    assert corruptions.edge(layout, None, 9, rng())[0].tolist() == [[0] * 3 + [9] * 6 + [1] * 3]
     lone = np.zeros((9, 9), np.int32)
     lone[4, 4] = 1
     # The border is a plus of radius one; with two more steps it is the L1 ball of radius three.
     steps = np.abs(np.arange(9) - 4)
-    assert np.array_equal(noise.edge(lone, None, 9, rng())[0] == 9, steps[:, None] + steps <= 3)
+    assert np.array_equal(corruptions.edge(lone, None, 9, rng())[0] == 9, steps[:, None] + steps <= 3)
 
 
 # Unlabelled at random.
@@ -128,7 +128,7 @@ def test_edge_by_hand():
 def test_random_has_its_share_and_only_unlabels(share):
     layout, instance = tiles(25, 25, 10, [0, 1, 2])
     options = {} if share is None else {"share": share}
-    found, ids = noise.random(layout, instance, 12, rng(3), **options)
+    found, ids = corruptions.random(layout, instance, 12, rng(3), **options)
     hit = found == 12
     assert np.array_equal(found[~hit], layout[~hit])
     assert np.array_equal(ids, instance)
@@ -144,7 +144,7 @@ def test_random_has_its_share_and_only_unlabels(share):
 
 def test_wrong_class_changes_whole_instances_to_classes_of_the_layout():
     layout, instance = tiles(100, 100, 3, [0, 2, VOID, 7])
-    found, ids = noise.wrong_class(layout, instance, VOID, rng(1))
+    found, ids = corruptions.wrong_class(layout, instance, VOID, rng(1))
     assert np.array_equal(ids, instance)
     old, new = layout[::3, ::3].ravel(), found[::3, ::3].ravel()
     assert np.array_equal(found, np.kron(new.reshape(100, 100), np.ones((3, 3))))
@@ -168,14 +168,14 @@ def test_wrong_class_leaves_large_objects_and_what_is_no_object():
     instance = np.where(layout == 1, 40, np.where(layout == 2, 90, 0)).astype(np.int32)
     seen = set()
     for seed in range(20):
-        found, _ = noise.wrong_class(layout, instance, 9, rng(seed), share=1.0)
+        found, _ = corruptions.wrong_class(layout, instance, 9, rng(seed), share=1.0)
         assert np.array_equal(found[instance != 40], layout[instance != 40])
         assert len(set(found[instance == 40])) == 1
         seen.add(int(found[0, 0]))
     assert seen == {2, 3}
-    found, _ = noise.wrong_class(layout, instance, 9, rng(), share=1.0, largest=0.24)
+    found, _ = corruptions.wrong_class(layout, instance, 9, rng(), share=1.0, largest=0.24)
     assert np.array_equal(found, layout)
-    found, _ = noise.wrong_class(layout, instance, 9, rng(), share=1.0, largest=1.0)
+    found, _ = corruptions.wrong_class(layout, instance, 9, rng(), share=1.0, largest=1.0)
     assert not (found[instance == 90] == 2).any()
     assert (found[instance == 0] == 3).all()
 
@@ -188,7 +188,7 @@ def test_wrong_class_takes_an_instance_of_several_classes_as_a_whole():
     instance[5, 4:8] = 17
     seen = set()
     for seed in range(30):
-        found, _ = noise.wrong_class(layout, instance, VOID, rng(seed), share=1.0)
+        found, _ = corruptions.wrong_class(layout, instance, VOID, rng(seed), share=1.0)
         row = found[5, 4:8].tolist()
         assert row[0] == row[1] == row[2]
         assert row[3] == VOID
@@ -196,14 +196,14 @@ def test_wrong_class_takes_an_instance_of_several_classes_as_a_whole():
         seen.add(row[0])
     assert seen == {3, 4}
     layout[layout == 4] = layout[layout == 3] = 1
-    found, _ = noise.wrong_class(layout, instance, VOID, rng(), share=1.0)
+    found, _ = corruptions.wrong_class(layout, instance, VOID, rng(), share=1.0)
     assert np.array_equal(found, layout)  # it has all classes there are
 
 
 def test_wrong_class_without_instances_takes_components():
     layout, _ = tiles(12, 12, 2, [0, 1, 2, VOID], seed=4)
     numbers = components(layout)
-    found, none = noise.wrong_class(layout, None, VOID, rng(2), share=1.0, largest=0.1)
+    found, none = corruptions.wrong_class(layout, None, VOID, rng(2), share=1.0, largest=0.1)
     assert none is None
     assert len(np.unique(numbers)) > 20
     for number in np.unique(numbers):
@@ -221,7 +221,7 @@ def test_wrong_class_without_instances_draws_components_one_by_one():
     layout = np.full((60, 60), 3, np.int32)
     layout[::2, ::2] = 1
     layout[1, 1] = 2
-    found, _ = noise.wrong_class(layout, None, 12, rng(5))
+    found, _ = corruptions.wrong_class(layout, None, 12, rng(5))
     changed = (found != layout)[::2, ::2].sum()
     assert abs(changed - 0.3 * 900) < 5 * np.sqrt(900 * 0.3 * 0.7)
 
@@ -242,7 +242,7 @@ def may_fill(layout, instance, gone):
 def test_dropped_fills_with_the_nearest_pixel_that_stays(mapped):
     layout, instance = tiles(8, 8, 3, [0, 1, 2, VOID], seed=2)
     numbers = instance if mapped else components(layout)
-    found, ids = noise.dropped(layout, instance if mapped else None, VOID, rng(1))
+    found, ids = corruptions.dropped(layout, instance if mapped else None, VOID, rng(1))
     gone = np.zeros(layout.shape, bool)
     candidates = 0
     for number in np.unique(numbers):
@@ -270,7 +270,7 @@ def test_dropped_fills_with_the_nearest_pixel_that_stays(mapped):
 def test_dropped_has_its_share():
     layout, instance = tiles(100, 100, 2, [0, 1])
     for share, options in ((0.5, {}), (0.2, {"share": 0.2})):
-        _, ids = noise.dropped(layout, instance, 12, rng(1), **options)
+        _, ids = corruptions.dropped(layout, instance, 12, rng(1), **options)
         lost = 10000 - len(np.unique(ids))
         assert abs(lost - share * 10000) < 5 * np.sqrt(10000 * share * (1 - share))
 
@@ -286,11 +286,11 @@ def test_dropped_by_hand():
     instance[7, 1] = 26003
     expected = layout.copy(), instance.copy()
     expected[0][1, 1:3], expected[1][1, 1:3] = 3, 0
-    found = noise.dropped(layout, instance, VOID, rng(), share=1.0)
+    found = corruptions.dropped(layout, instance, VOID, rng(), share=1.0)
     assert np.array_equal(found, expected)  # no loss of the larger one, nor of the void one
     expected[0][4, 1:4], expected[1][4, 1:4] = 3, 0
-    assert np.array_equal(noise.dropped(layout, instance, VOID, rng(), share=1.0, area=0.03), expected)
-    without, _ = noise.dropped(layout, None, VOID, rng(), share=1.0, area=0.03)
+    assert np.array_equal(corruptions.dropped(layout, instance, VOID, rng(), share=1.0, area=0.03), expected)
+    without, _ = corruptions.dropped(layout, None, VOID, rng(), share=1.0, area=0.03)
     assert np.array_equal(without, expected[0])
 
 
@@ -299,7 +299,7 @@ def test_dropped_loses_all_pixels_of_an_instance_that_is_void_in_part():
     layout[5, 4:6] = [1, VOID]
     instance = np.zeros((10, 10), np.int32)
     instance[5, 4:6] = 7
-    found, ids = noise.dropped(layout, instance, VOID, rng(), share=1.0)
+    found, ids = corruptions.dropped(layout, instance, VOID, rng(), share=1.0)
     assert (found == 3).all()
     assert not ids.any()
 
@@ -307,13 +307,13 @@ def test_dropped_loses_all_pixels_of_an_instance_that_is_void_in_part():
 def test_components_do_not_join_at_corners():
     layout = np.zeros((10, 10), np.int32)
     layout[4, 3:5] = layout[5, 5:7] = 1  # four in a hundred together, two each
-    found, _ = noise.dropped(layout, None, 12, rng(), share=1.0)
+    found, _ = corruptions.dropped(layout, None, 12, rng(), share=1.0)
     assert not found.any()
 
 
 def test_where_all_would_be_dropped_nothing_is():
     layout, instance = tiles(10, 10, 2, [0, 1])
-    found, ids = noise.dropped(layout, instance, 12, rng(), share=1.0)
+    found, ids = corruptions.dropped(layout, instance, 12, rng(), share=1.0)
     assert np.array_equal(found, layout)
     assert np.array_equal(ids, instance)
 
@@ -321,7 +321,7 @@ def test_where_all_would_be_dropped_nothing_is():
 # Whole examples.
 
 
-@pytest.mark.parametrize("kind", noise.NOISES)
+@pytest.mark.parametrize("kind", corruptions.CORRUPTIONS)
 @pytest.mark.parametrize("instances", [True, False])
 @pytest.mark.parametrize("info", [KNOWN, VOIDED])
 def test_corrupt_replaces_labels_and_leaves_its_input(kind, instances, info):
@@ -330,7 +330,7 @@ def test_corrupt_replaces_labels_and_leaves_its_input(kind, instances, info):
     for values in original.values():
         if isinstance(values, np.ndarray):
             values.setflags(write=False)
-    found = noise.corrupt(original, kind, info, 3)
+    found = corruptions.corrupt(original, kind, info, 3)
     assert found.keys() == original.keys()
     assert all(np.array_equal(original[k], before[k]) for k in before)
     assert original["layout"].dtype == np.uint8
@@ -350,7 +350,7 @@ def test_corrupt_replaces_labels_and_leaves_its_input(kind, instances, info):
 @pytest.mark.parametrize("kind", ["edge", "random"])
 def test_unlabelled_is_void_where_the_data_have_one(kind):
     original = example()
-    known, voided = (noise.corrupt(original, kind, info, 3)["layout"] for info in (KNOWN, VOIDED))
+    known, voided = (corruptions.corrupt(original, kind, info, 3)["layout"] for info in (KNOWN, VOIDED))
     hit = known == 12
     assert (voided[hit] == VOID).all()
     assert np.array_equal(voided[~hit], known[~hit])
@@ -358,7 +358,7 @@ def test_unlabelled_is_void_where_the_data_have_one(kind):
 
 def test_no_label_fits_where_the_layout_is_full_of_classes():
     info = Info("full", tuple(ClassInfo(f"c{i}", (0, 0, 0)) for i in range(256)))
-    assert noise.corrupt(example(), "edge", info, 0)["layout"].max() == 256
+    assert corruptions.corrupt(example(), "edge", info, 0)["layout"].max() == 256
 
 
 @pytest.mark.parametrize("kind", ["wrong_class", "dropped"])
@@ -368,17 +368,17 @@ def test_void_objects_are_left_alone(kind, instances):
     void = original["layout"] == VOID
     assert void.any()
     for seed in range(5):
-        found = noise.corrupt(original, kind, VOIDED, seed)
+        found = corruptions.corrupt(original, kind, VOIDED, seed)
         assert (found["layout"][void] == VOID).all()
         if kind == "wrong_class":
             assert (found["layout"][~void] != VOID).all()
 
 
-@pytest.mark.parametrize("kind", noise.NOISES)
+@pytest.mark.parametrize("kind", corruptions.CORRUPTIONS)
 @pytest.mark.parametrize("label", [2, VOID])
 def test_one_class_has_nothing_to_confuse(kind, label):
     one = {"layout": np.full((16, 16), label, np.uint8), "name": "one"}
-    found = noise.corrupt(one, kind, VOIDED, 0)["layout"]
+    found = corruptions.corrupt(one, kind, VOIDED, 0)["layout"]
     if kind == "random" and label != VOID:
         assert set(found.ravel().tolist()) == {label, VOID}
     else:
@@ -389,12 +389,12 @@ def test_one_class_has_nothing_to_confuse(kind, label):
 @pytest.mark.parametrize("instances", [True, False])
 def test_the_seed_and_the_contents_decide(kind, instances):
     original = example(instances)
-    found = noise.corrupt(original, kind, VOIDED, 3)
+    found = corruptions.corrupt(original, kind, VOIDED, 3)
     renamed = {**original, "layout": original["layout"].astype(np.int32), "name": "b", "caption": "other"}
-    again = noise.corrupt(renamed, kind, VOIDED, 3)
+    again = corruptions.corrupt(renamed, kind, VOIDED, 3)
     for key in ("layout", "instance")[: 1 + instances]:
         assert np.array_equal(found[key], again[key])
-    other = noise.corrupt(original, kind, VOIDED, 4)
+    other = corruptions.corrupt(original, kind, VOIDED, 4)
     assert not np.array_equal(found["layout"], other["layout"])
 
 
@@ -403,16 +403,16 @@ def test_other_contents_or_shapes_are_hit_elsewhere():
     changed = layout.copy()
     changed[0, 0] = 1
     hits = [
-        noise.corrupt({"layout": values}, "random", KNOWN, 0)["layout"].ravel() == 12
+        corruptions.corrupt({"layout": values}, "random", KNOWN, 0)["layout"].ravel() == 12
         for values in (layout, changed, layout.reshape(16, 64))
     ]
     assert all(not np.array_equal(hits[i], hits[j]) for i, j in ((0, 1), (0, 2), (1, 2)))
 
 
 def test_kinds_use_independent_randomness(monkeypatch):
-    monkeypatch.setitem(noise.NOISES, "twin", noise.random)
+    monkeypatch.setitem(corruptions.CORRUPTIONS, "twin", corruptions.random)
     hits = [
-        noise.corrupt({"layout": np.zeros((100, 100), np.uint8)}, kind, KNOWN, 0)["layout"] == 12
+        corruptions.corrupt({"layout": np.zeros((100, 100), np.uint8)}, kind, KNOWN, 0)["layout"] == 12
         for kind in ("random", "twin")
     ]
     assert (hits[0] & hits[1]).sum() < 200  # a hundredth of the pixels, not a tenth
@@ -420,30 +420,30 @@ def test_kinds_use_independent_randomness(monkeypatch):
 
 def test_an_unknown_kind_is_named_with_the_known_ones():
     with pytest.raises(DataError, match=r"'blur'.*ds, edge, random, wrong_class, dropped"):
-        noise.corrupt(example(), "blur", KNOWN, 0)
+        corruptions.corrupt(example(), "blur", KNOWN, 0)
 
 
-@pytest.mark.parametrize("kind", noise.NOISES)
+@pytest.mark.parametrize("kind", corruptions.CORRUPTIONS)
 def test_a_strength_of_nothing_changes_nothing(kind):
     none = {"ds": "1", "edge": None, "random": "0", "wrong_class": "0", "dropped": "0"}[kind]
     if none is None:
-        assert noise.parse("edge:0") == ("edge", {"radius": 0})
+        assert corruptions.parse("edge:0") == ("edge", {"radius": 0})
         return
     original = example()
     np.testing.assert_array_equal(
-        noise.corrupt(original, f"{kind}:{none}", KNOWN, 0)["layout"], original["layout"]
+        corruptions.corrupt(original, f"{kind}:{none}", KNOWN, 0)["layout"], original["layout"]
     )
 
 
 def test_a_strength_is_that_parameter():
     layout = {"layout": np.zeros((100, 100), np.uint8)}
-    half = noise.corrupt(layout, "random:0.5", KNOWN, 0)["layout"] == KNOWN.num_classes
+    half = corruptions.corrupt(layout, "random:0.5", KNOWN, 0)["layout"] == KNOWN.num_classes
     assert abs(half.mean() - 0.5) < 5 * 0.5 / 100
-    weak = noise.corrupt(layout, "random", KNOWN, 0)["layout"] == KNOWN.num_classes
+    weak = corruptions.corrupt(layout, "random", KNOWN, 0)["layout"] == KNOWN.num_classes
     assert (half | ~weak).all()  # the same draws: more of the same noise
 
 
 @pytest.mark.parametrize("kind", ["random:2", "ds:0", "ds:1.5", "edge:", "dropped:much"])
 def test_strengths_out_of_range_are_refused(kind):
     with pytest.raises(DataError, match=f"the strength in {kind!r}"):
-        noise.corrupt(example(), kind, KNOWN, 0)
+        corruptions.corrupt(example(), kind, KNOWN, 0)

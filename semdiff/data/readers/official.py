@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 
 from semdiff.data import classes
-from semdiff.data.folder import Files, Paired, list_files, pair_files
 from semdiff.data.images import IMAGE_SUFFIXES, DataError, LabelFormat, read_mask
+from semdiff.data.readers.folder import Files, Paired, list_files, pair_files
 
 
 def _folder(path: Path, structure: str) -> Path:

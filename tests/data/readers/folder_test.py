@@ -7,13 +7,13 @@ import pytest
 from PIL import Image, ImageOps
 
 from semdiff.data import make_source
-from semdiff.data.folder import Folder, Layouts
 from semdiff.data.images import (
     DataError,
 )
+from semdiff.data.readers.folder import Folder, Layouts
 from semdiff.data.source import ClassInfo, Info
 
-REAL = Path(__file__).parents[2].parent / "shared" / "data"
+REAL = Path(__file__).parents[3].parent / "shared" / "data"
 COLOURS = [(0, 0, 0), (255, 0, 0), (10, 20, 30)]
 
 

@@ -1,7 +1,7 @@
 """What a drawn scene is made of: classes, light, a camera, ground, hills, things, and verbs to place them.
 
 Everything is in metres and knows no pixel: a scene drawn at another size is the same scene.
-`scenes_places` composes scenes, `scenes_draw` makes the picture.
+`places` composes scenes, `draw` makes the picture.
 """
 
 import math

@@ -2,7 +2,7 @@
 
 import math
 
-from semdiff.data.scenes_plan import (
+from semdiff.data.scenes.plan import (
     BIRD,
     BOAT,
     BUILDING,

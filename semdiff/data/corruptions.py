@@ -4,7 +4,7 @@ The first three are the benchmark of noisy layouts of SCDM (arXiv 2402.16506), i
 256 x 256 pixels; the other two are errors that people make. An unlabelled pixel has the void class
 where the data have one, else an id that is no class.
 
-Every noise maps an int32 layout and its instances (or None) to new ones and leaves its input alone.
+Every corruption maps an int32 layout and its instances (or None) to new ones and leaves its input alone.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ Pair = tuple[np.ndarray, Instances]
 
 
 def corrupt(example: Example, kind: str, info: Info, seed: int) -> Example:
-    """The example with its layout, now int32, and its instances corrupted by the noise `kind`: "ds", or "ds:2" for
+    """The example with its layout, now int32, and its instances corrupted by `kind`: "ds", or "ds:2" for
     another strength (see STRENGTHS).
 
     The same layout is always corrupted in the same way, whatever its name or place in a source.
@@ -33,7 +33,7 @@ def corrupt(example: Example, kind: str, info: Info, seed: int) -> Example:
     layout = example["layout"].astype(np.int32)
     unlabelled = info.num_classes if info.void_id is None else info.void_id
     rng = _generator(layout, name, seed)
-    layout, instance = NOISES[name](layout, example.get("instance"), unlabelled, rng, **strength)
+    layout, instance = CORRUPTIONS[name](layout, example.get("instance"), unlabelled, rng, **strength)
     corrupted = {**example, "layout": layout}
     if instance is not None:
         corrupted["instance"] = instance
@@ -43,8 +43,8 @@ def corrupt(example: Example, kind: str, info: Info, seed: int) -> Example:
 def parse(kind: str) -> tuple[str, dict[str, float]]:
     """ "edge:1" -> ("edge", {"radius": 1})."""
     name, colon, text = kind.partition(":")
-    if name not in NOISES:
-        raise DataError(f"no noise {kind!r} of layouts. Expected one of {', '.join(NOISES)}.")
+    if name not in CORRUPTIONS:
+        raise DataError(f"no corruption {kind!r} of layouts. Expected one of {', '.join(CORRUPTIONS)}.")
     if not colon:
         return name, {}
     parameter, number, low, high = STRENGTHS[name]
@@ -136,7 +136,7 @@ def dropped(
     return layout[rows, columns], None if instance is None else instance[rows, columns]
 
 
-NOISES: dict[str, Callable[..., Pair]] = {
+CORRUPTIONS: dict[str, Callable[..., Pair]] = {
     "ds": downsample,
     "edge": edge,
     "random": random,
@@ -144,7 +144,7 @@ NOISES: dict[str, Callable[..., Pair]] = {
     "dropped": dropped,
 }
 
-# Noise -> what a strength after the colon is: parameter, type and range.
+# Corruption -> what a strength after the colon is: parameter, type and range.
 STRENGTHS = {
     "ds": ("factor", int, 1, 1024),
     "edge": ("radius", int, 0, 1024),

@@ -3,7 +3,7 @@
 import math
 import random
 
-from semdiff.data.scenes_plan import (
+from semdiff.data.scenes.plan import (
     BUILDING,
     GRASS,
     GREY,

@@ -1,0 +1,5 @@
+"""The embedded world: `world` is the source, `plan` what scenes are made of, `places` composes, `draw` makes the picture."""
+
+from semdiff.data.scenes.world import Scenes
+
+__all__ = ["Scenes"]
