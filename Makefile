@@ -1,10 +1,11 @@
 # make demo   train on drawn scenes, evaluate, and say where the pictures and the table are
 # make test   style and tests, as CI runs them
-# make check  style, kernels and the rules of who imports whom: three minutes, before every commit
+# make check  style, types, kernels and the rules of who imports whom: three minutes, before every commit
 #             (in float64: JAX_ENABLE_X64=1 make check)
-# make lint   style alone
+# make lint   style and types alone
 # make format rewrite the code in the house style
 # make bench  the benchmarks
+# make notebooks  runs colabs/*.py, writes colabs/*.ipynb with what they show
 # make lock   choose newer versions: rewrites requirements/lock.txt
 # make clean  remove .venv and caches; runs/ stays
 #
@@ -26,7 +27,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check -qq
 NEED := semdiff needs Python 3.11 or later; name one: make $(MAKECMDGOALS) PYTHON=/path/to/python3.11
 RUN := $(BIN)/python -m semdiff.main --config=configs/scenes.py --workdir=$(DEMO)
 
-.PHONY: help demo test check lint format bench lock clean
+.PHONY: help demo test check lint format bench notebooks lock clean
 
 help:
 	@sed -n 's/^# \{0,1\}//p' Makefile
@@ -44,6 +45,7 @@ check: lint
 lint: $(INSTALLED)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/mypy
 
 format: $(INSTALLED)
 	$(BIN)/ruff check --fix .
@@ -67,9 +69,15 @@ $(LOCKED): requirements/lock.txt
 	@$(PIP) install --requirement requirements/lock.txt
 	@touch $@
 
+# Jupyter is needed for nothing else: it comes on demand.
+notebooks: $(INSTALLED)
+	@$(PIP) install --editable .[notebooks]
+	cd colabs && for text in *.py; do ../$(BIN)/jupytext --to ipynb --execute $$text || exit 1; done
+	sed -i 's|$(CURDIR)/colabs/||g' colabs/*.ipynb
+
 lock:
 	$(PYTHON) requirements/lock.py $(LOCK_PYTHONS)
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

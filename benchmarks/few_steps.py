@@ -63,7 +63,7 @@ def run(_):
         settings = replace(config.sample, sampler=sampler, order=order, times=())
         return tune.Chains(model, settings, examples, 16, longest)
 
-    schedule = method.process.image.schedule
+    schedule = method.image.schedule
     long = tune.spacings(schedule, REFERENCE)["quadratic"]
     end = chains("ddim", 0, REFERENCE).images(long)
     rows = []

@@ -21,10 +21,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from semdiff import build, chains, parallel, train
+from semdiff import build, chains, parallel
 from semdiff.config import Experiment, Process, parse
 from semdiff.data import pipeline
 from semdiff.data.scenes import Scenes
+from semdiff.trainer import Trainer, TrainState
 
 ROOT = Path(__file__).parents[1]
 
@@ -123,9 +124,9 @@ def seconds(function: Callable, repeats: int) -> float:
 class Training:
     """A compiled step and its state: `once` takes a step."""
 
-    trainer: train.Trainer
+    trainer: Trainer
     strategy: parallel.Mesh | parallel.Pmap
-    state: train.TrainState
+    state: TrainState
     batch: dict
     compile_s: float
     step: Callable
@@ -148,7 +149,7 @@ def with_batch(preset: Preset, size: int) -> Preset:
 
 def training(preset: Preset) -> Training:
     config = load(preset)
-    trainer = train.build_trainer(config, build.build_method(config, Data(preset.classes, preset.instances)))
+    trainer = Trainer.build(config, build.build_method(config, Data(preset.classes, preset.instances)))
     strategy = parallel.build(config.train)
     state = strategy.create_state(trainer.init, jax.random.key(0))
     batch = strategy.place_batch(random_batch(config, preset))
@@ -162,7 +163,7 @@ def training(preset: Preset) -> Training:
 def sampling(preset: Preset, cache: bool | None = None) -> Callable:
     """A function that generates one batch; `cache`: of the modulation, where not the configuration's own."""
     config = load(preset)
-    trainer = train.build_trainer(config, build.build_method(config, Data(preset.classes, preset.instances)))
+    trainer = Trainer.build(config, build.build_method(config, Data(preset.classes, preset.instances)))
     params = jax.jit(lambda k: trainer.init(k).params)(jax.random.key(0))
     c = config.sample if cache is None else replace(config.sample, cache_modulation=cache)
     generate = chains.build_generate(trainer.method, c)

@@ -16,7 +16,7 @@ from semdiff.config import ConfigError, Edit, Sample, as_dict, check_key, from_d
 from semdiff.data.classes import make_description
 from semdiff.data.images import read_image, read_instances, read_layout
 from semdiff.data.readers.folder import listed
-from semdiff.diffusion.joint import State
+from semdiff.diffusion.joint import ByHalf
 from semdiff.metrics.segmentation import Confusion
 from semdiff.tasks import Runner, Task
 from semdiff.trained import Trained
@@ -132,19 +132,20 @@ class Model:
 
         All other pixels stay as they are. resample: repetitions of each step, for borders that agree better.
         """
-        if (old_layouts is None) == (masks is None):
+        marks = masks if old_layouts is None else old_layouts
+        if marks is None or (masks is not None and old_layouts is not None):
             raise ConfigError("give either masks or old_layouts: they say where to edit")
         c, photos = self._settings(settings), _several(images, 3)
         examples = self._examples(layouts, instances)
-        where = _several(masks if old_layouts is None else old_layouts, 2)
+        where = _several(marks, 2)
         if not len(photos) == len(examples) == len(where):
             raise ConfigError(
                 f"{len(photos)} images, {len(examples)} layouts and {len(where)} masks or old layouts: give one of each"
             )
         todo = []
-        for photo, example, marks in zip(photos, examples, where):
+        for photo, example, drawn in zip(photos, examples, where):
             layout = example["layout"]
-            free = marks.astype(bool) if old_layouts is None else edit.widened(marks != layout, margin)
+            free = drawn.astype(bool) if old_layouts is None else edit.widened(drawn != layout, margin)
             if not photo.shape[:2] == layout.shape == free.shape:
                 raise ConfigError(
                     f"{example['name']}: image {photo.shape[:2]}, layout {layout.shape} and mask or old layout {free.shape} "
@@ -261,14 +262,14 @@ class Model:
             task for example in examples for task in tasks.tasks_of(self.trained.method, example, c, size)
         ]
 
-    def _made(self, todo: list[Task], c: Sample, resample: int = 1) -> list[State]:
+    def _made(self, todo: list[Task], c: Sample, resample: int = 1) -> list[ByHalf]:
         """Their results, in order; programs are compiled once a setting and shape."""
         program = replace(c, guidance=1.0, seed=0, per_layout=1), resample
         if program not in self._runners:
             self._runners[program] = Runner(self.trained.method, c, resample)
         run = self._runners[program].guided(c.guidance)
         numbered = [replace(task, copy=i) for i, task in enumerate(todo)]
-        made: dict[int, State] = {}
+        made: dict[int, ByHalf] = {}
         progress = logs.Progress(len(todo), unit="image", active=len(todo) > run.batch_size)
         for batch in tasks.batched(numbered, run.batch_size):
             made |= {task.copy: state for task, state in zip(batch, run(self._params, batch))}

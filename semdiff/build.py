@@ -4,6 +4,7 @@ SDM (2207.00050): a SPADE-UNet that is given the layout. SCDM (2402.16506): the 
 image's t; SDM is SCDM at gamma = 1.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -40,11 +41,17 @@ def build_layout_process(
         raise ConfigError(
             f"config.layout.eta is {c.eta} and floor {c.floor}, which only a classwise schedule has, not {c.schedule}"
         )
-    kinds = {
-        "classwise": lambda: class_schedules.classwise(steps, rates, c.eta, floor=c.floor, lag=c.lag),
+
+    def known() -> np.ndarray:
+        if rates is None:
+            raise ConfigError(f"config.layout.schedule is {c.schedule}, which no class rates were given for")
+        return rates
+
+    kinds: dict[str, Callable[[], class_schedules.ClassSchedule]] = {
+        "classwise": lambda: class_schedules.classwise(steps, known(), c.eta, floor=c.floor, lag=c.lag),
         "linear": lambda: class_schedules.linear(steps, num_classes, c.lag),
         "cosine": lambda: class_schedules.Cosine(steps, num_classes),
-        "table": lambda: class_schedules.table(rates),
+        "table": lambda: class_schedules.table(known()),
     }
     schedule = kinds[c.schedule]()
     if (schedule.num_steps, schedule.num_classes) != (steps, num_classes):
@@ -114,7 +121,7 @@ def opened(config: Experiment, workdir: Path) -> Opened:
 
 
 def build_time_sampler(config: Experiment, process: joint.Process) -> losses.TimeSampler:
-    kinds = {
+    kinds: dict[str, Callable[[], losses.TimeSampler]] = {
         "uniform": lambda: losses.UniformTime(process.num_steps, process.continuous),
         "loss_aware": lambda: losses.LossAwareTime.create(process.num_steps),
     }

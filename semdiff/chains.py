@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +10,7 @@ import numpy as np
 
 from semdiff.config import ConfigError, Sample
 from semdiff.diffusion import guidance, joint, samplers, schedules
-from semdiff.diffusion.joint import State
+from semdiff.diffusion.joint import ByHalf, State
 from semdiff.method import Method
 
 # Chains of more steps than this are run so many steps at a time, and tell how far they are. A program that would call back
@@ -90,28 +91,28 @@ class Chain:
         first,
         last,
         *,
-        known: State | None = None,
-        free: State | None = None,
+        known: ByHalf | None = None,
+        free: ByHalf | None = None,
         weight=None,
         resample=1,
     ):
         """Steps first .. last - 1 over the times. What of `known`, 8-bit pixels and ids, is not `free` is held there."""
         clamp = None
         if known is not None:
-            held, loose = self.method.encode(params, known.image, known.layout), self._loose(free)
+            held, loose = self.method.encode(params, known.image, known.layout), self._loose(free or ByHalf())
 
             def clamp(state, s, step_keys):
                 noised = joint.q_sample(self._known_process(held), held, s, step_keys)
-                return kept_where(loose, state, noised)
+                return State(*kept_where(loose, state, noised))
 
         chain = (self.process, self.sampler, times, carry, samplers.fold_in(keys, 1), first, last)
         denoise_fn = self.denoise_fn(params, condition, keys, weight)
         return samplers.segment(denoise_fn, *chain, clamp=clamp, resample=resample)
 
-    def _loose(self, free: State) -> State:
+    def _loose(self, free: ByHalf) -> ByHalf:
         """Where the state is free, from where pixels are."""
         image = None if free.image is None else self.method.space.mask(free.image)
-        return State(image, free.layout)
+        return ByHalf(image, free.layout)
 
     def _known_process(self, held: State) -> joint.Process:
         """What noises the halves that are known."""
@@ -120,13 +121,14 @@ class Chain:
             None if held.layout is None else self.process.layout,
         )
 
-    def finish(self, params, state: State, known: State | None, free: State | None) -> State:
+    def finish(self, params, state: State, known: ByHalf | None, free: ByHalf | None) -> ByHalf:
         """8-bit pixels and ids; what was known is as it was."""
         made = self.method.decode(params, state)
         if known is None:
             return made
-        masks = State(None if free.image is None else free.image[..., None], free.layout)
-        return kept_where(masks, made, known)
+        free = free or ByHalf()
+        masks = ByHalf(None if free.image is None else free.image[..., None], free.layout)
+        return ByHalf(*kept_where(masks, made, known))
 
     def denoise_fn(self, params, condition, keys, weight=None) -> samplers.DenoiseFn:
         c = self.c
@@ -137,25 +139,26 @@ class Chain:
         return self.method.denoise_fn(params, condition, guide, kept_keys, c.cache_modulation)
 
 
-def kept_where(free: State, state: State, known: State) -> State:
-    """The state where it is free, what is known elsewhere; a half of which nothing is known is all free."""
-    image, layout = state.image, state.layout
+def kept_where(free: ByHalf, made: State | ByHalf, known: State | ByHalf) -> tuple:
+    """By halves: what was made where it is free, what is known elsewhere; a half of which nothing is known is all free."""
+    image: Any = made.image
+    layout: Any = made.layout
     if known.image is not None:
         image = jnp.where(free.image, image, known.image)
     if known.layout is not None:
         layout = jnp.where(free.layout, layout, known.layout)
-    return State(image, layout)
+    return image, layout
 
 
 def build_generate(method: Method, c: Sample, progress: Callable[[int], None] | None = None) -> Callable:
-    """generate(params, condition, keys, size, known=None, free=None, weight=None, resample=1) -> State of 8-bit pixels
-    [B, H, W, 3] and of class ids [B, H, W], for a method that makes them; compiled once a shape.
+    """generate(params, condition, keys, size, known=None, free=None, weight=None, resample=1) -> ByHalf: 8-bit pixels
+    [B, H, W, 3] and class ids [B, H, W], for a method that makes them; compiled once a shape.
 
-    known: State of pixels and ids to be held through the chain outside `free`, State of [B, H, W]. weight: of guidance, as
+    known: pixels and ids to be held through the chain outside `free`, [B, H, W] of each half. weight: of guidance, as
     an argument of the program, in place of the one in `c`. A long chain is run in segments, with progress(steps done) after
     each; the images are the same.
     """
-    chain, times = Chain.build(method, c), build_times(method.process.image.schedule, c)
+    chain, times = Chain.build(method, c), build_times(method.image.schedule, c)
     total = len(times) - 1
 
     def advance(params, condition, keys, carry, first, last, given, resample):
@@ -204,7 +207,7 @@ def num_steps(c: Sample) -> int:
 def passes(method: Method, c: Sample) -> int:
     """How often the network is asked for an image: at each step, and again where guidance asks for the null condition."""
     guide = guidance.Guidance(c.guidance, c.guidance_channels, c.guidance_interval)
-    times = build_times(method.process.image.schedule, c)[:-1]
+    times = build_times(method.image.schedule, c)[:-1]
     if not guide.needs_null:
         return len(times)
     return len(times) + sum(bool(guide.active(jnp.asarray(t), method.process.num_steps)) for t in times)

@@ -43,6 +43,12 @@ class Checkpoints:
                 self.directory, options=options, item_names=("state", "about")
             )
 
+    @property
+    def _of(self) -> ocp.CheckpointManager:
+        if self._manager is None:
+            raise CheckpointError(f"{self.directory} does not exist: there are no checkpoints")
+        return self._manager
+
     def latest(self) -> int | None:
         """The newest step, as process 0 sees it: folders of a network are not seen alike everywhere."""
         seen = self._manager.latest_step() if self._manager else None
@@ -51,32 +57,32 @@ class Checkpoints:
 
     def save(self, step: int, state, about: dict, force: bool = False):
         """Start saving; earlier checkpoints go only when a newer one is complete."""
-        if step == self._manager.latest_step():
+        if step == self._of.latest_step():
             return
         try:
             arguments = ocp.args.Composite(
                 state=ocp.args.StandardSave(_plain(state)), about=ocp.args.JsonSave(about)
             )
-            self._manager.save(step, args=arguments, force=force)
+            self._of.save(step, args=arguments, force=force)
         except Exception as error:
             raise self._failed(step, error) from error
 
     def wait(self):
         """Until all that was started is on disk."""
         try:
-            self._manager.wait_until_finished()
+            self._of.wait_until_finished()
         except Exception as error:
             raise self._failed("the last", error) from error
 
     def check(self):
         """Raise what an asynchronous save met."""
         try:
-            self._manager.check_for_errors()
+            self._of.check_for_errors()
         except Exception as error:
             raise self._failed("the last", error) from error
 
     def _failed(self, step, error) -> CheckpointError:
-        kept = [s for s in self._manager.all_steps() if s != step]
+        kept = [s for s in self._of.all_steps() if s != step]
         return CheckpointError(
             f"could not save checkpoint {step} to {self.directory}: {error}\n"
             f"Complete checkpoints there: {kept or 'none'}; they are untouched. "
@@ -86,7 +92,7 @@ class Checkpoints:
     def about(self, step: int) -> dict:
         """The configuration and data set that a checkpoint was written with."""
         args = ocp.args.Composite(about=ocp.args.JsonRestore())
-        return self._manager.restore(step, args=args)["about"]
+        return self._of.restore(step, args=args)["about"]
 
     def restore(self, step: int, like, about: dict):
         """The state saved at `step`, in the structure, shapes and shardings of `like`."""
@@ -94,7 +100,7 @@ class Checkpoints:
         target = jax.tree.map(_abstract, _plain(like))
         try:
             args = ocp.args.Composite(state=ocp.args.StandardRestore(target))
-            restored = self._manager.restore(step, args=args)["state"]
+            restored = self._of.restore(step, args=args)["state"]
         except Exception as error:
             changed = "\n  ".join(differences(self.about(step)["config"], about["config"]))
             raise CheckpointError(

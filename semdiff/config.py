@@ -325,7 +325,8 @@ def from_dict(written: dict) -> Experiment:
 
 def check_key(key: str):
     """An error where `key`, a.b, is no key of the configuration."""
-    cls, path = Experiment, "config"
+    cls: object = Experiment
+    path = "config"
     for name in key.split("."):
         fields = {f.name: f.type for f in dataclasses.fields(cls)} if dataclasses.is_dataclass(cls) else {}
         if name not in fields:

@@ -4,7 +4,7 @@ import math
 import os
 import unicodedata
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 
@@ -14,7 +14,8 @@ from PIL import Image, ImageDraw, ImageFont
 WHITE, INK, FAINT = (255, 255, 255), (40, 40, 40), (225, 225, 225)
 # Distinct in hue and in lightness, and to most colour-blind eyes.
 SERIES = [(31, 105, 180), (220, 95, 20), (40, 140, 70), (190, 40, 60), (120, 85, 170), (90, 90, 90)]
-Series = Mapping[str, tuple[Sequence[float], Sequence[float]]]  # name -> (x, y)
+Numbers = Sequence[float] | np.ndarray
+Series = Mapping[str, tuple[Numbers, Numbers]]  # name -> (x, y)
 
 
 @cache
@@ -22,7 +23,7 @@ def _font(size: int):
     return ImageFont.load_default(size)
 
 
-def _plain(texts: Sequence[str]) -> list[str]:
+def _plain(texts: Iterable[str]) -> list[str]:
     """Without accents: the font that comes with Pillow has no others."""
     return [unicodedata.normalize("NFKD", t).encode("ascii", "ignore").decode() for t in texts]
 
@@ -244,7 +245,14 @@ def curve_image(
     return np.array(chart.reduce(zoom))
 
 
-def _polyline(pen, line, across, up, color, zoom):
+def _polyline(
+    pen: ImageDraw.ImageDraw,
+    line: Iterable[tuple[float, float] | None],
+    across: Callable[[float], float],
+    up: Callable[[float], float],
+    color: tuple[int, ...],
+    zoom: int,
+):
     pieces: list[list[tuple[float, float]]] = [[]]
     for point in line:
         if point is not None:

@@ -13,7 +13,7 @@ from semdiff import inputs, parallel
 from semdiff.config import ConfigError, Edit, Sample
 from semdiff.data.augment import padded
 from semdiff.data.images import read_mask, read_photo
-from semdiff.diffusion.joint import State
+from semdiff.diffusion.joint import ByHalf
 from semdiff.method import Method
 from semdiff.outputs import Output, run_tasks, settings_of
 from semdiff.paths import local_path
@@ -58,8 +58,8 @@ def edit_tasks(method: Method, example: dict, old: dict | None, c: Edit, s: Samp
     drawn = {key: photo.align(example[key], f"{c.layouts}/{name}.png") for key in DRAWN if key in example}
     layout = drawn["layout"]
     if old is None:
-        path = find(local_path(c.masks, "config.edit.masks"), name, (".png",))
-        free = photo.align(read_mask(path), path)
+        mask = find(local_path(c.masks, "config.edit.masks"), name, (".png",))
+        path, free = str(mask), photo.align(read_mask(mask), mask)
     elif name in old:
         path = f"{c.old_layouts}/{name}.png"
         free = photo.align(old[name], path)
@@ -82,7 +82,7 @@ def held(task: Task, method: Method, pixels: np.ndarray, free: np.ndarray) -> Ta
     """The task with its image held at `pixels` but where it is free."""
     multiple = method.network.size_multiple
     known, loose = padded(pixels, multiple), padded(free, multiple)
-    return replace(task, known=State(known), free=State(loose))
+    return replace(task, known=ByHalf(known), free=ByHalf(loose))
 
 
 def find(folder: Path, name: str, suffixes: tuple[str, ...]) -> Path:

@@ -106,8 +106,8 @@ def evaluate(model: Trained, workdir: Path) -> Path:
             made[kind] = pixels(images, size)
             rows.append(judge.measured(f"generated, {name}", made[kind]))
     others = parallel.share([chosen[-1], *chosen[:-1]])
-    shuffled = [(examples.get(i) or augment.squash(source[i], size))["layout"] for i in others]
-    shuffled = np.array(shuffled, np.int32).reshape(-1, *size)
+    theirs = [(examples.get(i) or augment.squash(source[i], size))["layout"] for i in others]
+    shuffled = np.array(theirs, np.int32).reshape(-1, *size)
     rows.append(judge.row("real images, layouts shuffled (lower bound)", judge.real, shuffled))
 
     pictures = {}
@@ -172,7 +172,7 @@ def generate(
 ) -> list[np.ndarray]:
     """One image per layout, in order."""
     progress = logs.Progress(len(examples), unit="image", active=jax.process_index() == 0)
-    images = {}
+    images: dict[str, np.ndarray] = {}
     for batch in batched((t for e in examples for t in tasks_of(method, e, settings)), run.batch_size):
         images |= {task.name: made.image for task, made in zip(batch, run(params, batch))}
         progress.report(len(images), name)

@@ -1,6 +1,7 @@
 """From a configuration to sources of data, their statistics, and what a checkpoint remembers of them."""
 
 import json
+from collections.abc import Sized
 from pathlib import Path
 
 import jax
@@ -59,7 +60,7 @@ def layouts_source(
     return Layouts(path, info=info, instances=instances if edges else None, unlabelled=unlabelled)
 
 
-def spread(source: Source, count: int) -> list[int]:
+def spread(source: Sized, count: int) -> list[int]:
     """`count` indices over the whole of a source (0: all): neighbours are often frames of one film."""
     count = min(count or len(source), len(source))
     return [round(i * (len(source) - 1) / max(count - 1, 1)) for i in range(count)]

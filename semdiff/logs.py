@@ -57,11 +57,11 @@ class Writer:
 def draw_curve(workdir: Path, name: str = "mse") -> Path:
     """metrics.jsonl as a picture: `name` in training and on held-out data over the steps."""
     rows = [json.loads(line) for line in (Path(workdir) / "metrics.jsonl").read_text().splitlines()]
-    series = {}
+    series: dict[str, tuple[list[int], list[float]]] = {}
     for label, key in (("training", name), ("held out", f"eval/{name}")):
         points = [(row["step"], float(row[key])) for row in rows if key in row]
         if points:
-            series[label] = tuple(zip(*points))
+            series[label] = ([step for step, _ in points], [value for _, value in points])
     path = Path(workdir) / "pictures" / f"curve_{name}.png"
     draw.curve(path, series, "step", name, log_y=True)
     return path

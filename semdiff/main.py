@@ -27,13 +27,13 @@ WITH_WEIGHTS = {
     "tune_times": ("fit the times of short chains to the trained model", tune.tune),
     "export": ("a model folder: weights, classes, configuration and a card", export.export),
 }
-MODES = WITH_DATA | WITH_WEIGHTS
+HELP = {name: what for name, (what, _) in (*WITH_DATA.items(), *WITH_WEIGHTS.items())}
 AS_ASKED = ("tune_times", "export")  # they take config.sample.spacing=tuned as it stands
 
 CONFIG = config_flags.DEFINE_config_file("config", help_string="What to run: a file of configs/.")
 WORKDIR = flags.DEFINE_string("workdir", None, "Where checkpoints, logs and pictures go.", required=True)
 MODE = flags.DEFINE_enum(
-    "mode", "train", MODES, "What to do. " + "; ".join(f"{name}: {what}" for name, (what, _) in MODES.items())
+    "mode", "train", HELP, "What to do. " + "; ".join(f"{name}: {what}" for name, what in HELP.items())
 )
 COORDINATOR = flags.DEFINE_string(
     "coordinator",
@@ -46,12 +46,11 @@ PROCESS = flags.DEFINE_integer("process", None, "Which of them this is, from 0."
 
 def run(config: Experiment, workdir: Path, mode: str):
     use_cache(config.compilation_cache)
-    _, work = MODES[mode]
     if mode in WITH_DATA:
-        work(config, workdir)
+        WITH_DATA[mode][1](config, workdir)
     else:
         model = trained.opened(config, workdir)
-        work(model if mode in AS_ASKED else model.with_tuned_times(), workdir)
+        WITH_WEIGHTS[mode][1](model if mode in AS_ASKED else model.with_tuned_times(), workdir)
     parallel.meet()  # a process that ended would give the others but a few minutes more
 
 

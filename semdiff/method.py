@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import jax
 import jax.numpy as jnp
 
-from semdiff.diffusion import guidance, joint, losses, priors, samplers
+from semdiff.diffusion import gaussian, guidance, joint, losses, priors, samplers
 from semdiff.diffusion.joint import ByHalf, State
 from semdiff.given import Condition, Given
 from semdiff.networks import Network
@@ -31,6 +31,13 @@ class Method:
     objective: losses.Objective = losses.SIMPLE
     space: Space = PIXELS
     start: priors.Start = priors.STANDARD
+
+    @property
+    def image(self) -> gaussian.Gaussian:
+        """The process of the image half, whose schedule spaces the times of a chain."""
+        if self.process.image is None:
+            raise ValueError("this method noises no image, and chains are spaced by the image's schedule")
+        return self.process.image
 
     def init(self, key, size: tuple[int, int]) -> dict:
         """Fresh parameters."""
@@ -55,11 +62,11 @@ class Method:
             None if self.process.layout is None or layout is None else jnp.asarray(layout, jnp.int32),
         )
 
-    def decode(self, params, state: State) -> State:
+    def decode(self, params, state: State) -> ByHalf:
         """8-bit pixels and ids."""
         if state.image is None:
-            return state
-        return State(self.space.decode(_of_space(params), state.image), state.layout)
+            return ByHalf(layout=state.layout)
+        return ByHalf(self.space.decode(_of_space(params), state.image), state.layout)
 
     def network_time(self, t):
         """The network's clock: 0..999, whatever T (released networks were trained on i = t - 1)."""

@@ -12,7 +12,7 @@ from semdiff.chains import num_steps
 from semdiff.config import ConfigError, Experiment, as_dict, fingerprint
 from semdiff.data import classes
 from semdiff.data.source import Info
-from semdiff.diffusion.joint import State
+from semdiff.diffusion.joint import ByHalf
 from semdiff.tasks import Task, batched
 
 
@@ -68,7 +68,7 @@ class Output:
             )
         return self.name_of(task) in self.done
 
-    def write(self, task: Task, made: State, origin: str):
+    def write(self, task: Task, made: ByHalf, origin: str):
         """The image, and its layout: that which was made with it, else that which it was made from."""
         name = self.name_of(task)
         layout = task.layout if made.layout is None else made.layout
@@ -125,7 +125,7 @@ NOT_IN_IMAGE = (
 
 
 def run_tasks(
-    run: Callable[[list[Task]], list[State]],
+    run: Callable[[list[Task]], list[ByHalf]],
     batch_size: int,
     tasks: Iterable[Task],
     total: int,

@@ -193,7 +193,7 @@ class Pmap:
         return {k: v[0] for k, v in metrics.items()}
 
 
-STRATEGIES = {"jit": Mesh, "pmap": Pmap}
+STRATEGIES: dict[str, type[Mesh] | type[Pmap]] = {"jit": Mesh, "pmap": Pmap}
 
 
 def build(config: Train) -> Mesh | Pmap:
@@ -248,7 +248,7 @@ def from_main(data: bytes) -> bytes:
     return multihost_utils.broadcast_one_to_all(mine).tobytes()
 
 
-def of_all(array: np.ndarray) -> np.ndarray:
+def of_all(array: np.ndarray | np.generic) -> np.ndarray:
     """[processes, ...] from arrays of one shape and type, bit for bit: devices would cut 64 bits to 32."""
     array = np.asarray(array)
     if jax.process_count() == 1:

@@ -31,6 +31,7 @@ def stats(config: Experiment, workdir: Path) -> Path:
     source = inputs.training_source(config.data, config.seed)
     rates = inputs.class_rates(config, source, workdir)
     process = build_layout_process(config, source.info.num_classes, rates)
+    assert process is not None, "its transition is absorbing"
     if jax.process_index():
         return workdir
     logs.say(table(process, source, rates))
@@ -54,10 +55,10 @@ def table(process: categorical.Categorical, source: Source, rates: np.ndarray | 
     steps = process.num_steps
     at = [steps // 4, steps // 2, 3 * steps // 4, steps - 1]
     kept = gamma(process, np.array(at))
-    rated = rates is not None and rates.ndim == 1
+    rated = rates if rates is not None and rates.ndim == 1 else None
     lines = [f"{'class':24}{'psi phi':>12}" + "".join(f"{f'gamma_{t}':>12}" for t in at)]
     for c in np.argsort(kept[1], kind="stable"):
-        rate = f"{rates[c]:12.4g}" if rated else " " * 12
+        rate = " " * 12 if rated is None else f"{rated[c]:12.4g}"
         lines.append(f"{source.info.names[c][:23]:24}{rate}" + "".join(f"{g:12.3f}" for g in kept[:, c]))
     return "\n".join(lines)
 

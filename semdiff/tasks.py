@@ -17,7 +17,7 @@ from semdiff import chains, draw, inputs, logs, parallel
 from semdiff.config import ConfigError, Data, Sample
 from semdiff.data import augment
 from semdiff.data.source import Source
-from semdiff.diffusion.joint import State
+from semdiff.diffusion.joint import ByHalf
 from semdiff.given import Condition
 from semdiff.method import Method
 
@@ -33,8 +33,8 @@ class Task:
     size: tuple[int, int]  # of the image
     canvas: tuple[int, int]  # what is generated, of which the image is cut
     key: jax.Array
-    known: State | None = None  # what is held: pixels [H, W, 3] uint8 and ids [H, W], padded
-    free: State | None = None  # [H, W] bool, padded: where to generate
+    known: ByHalf | None = None  # what is held: pixels [H, W, 3] uint8 and ids [H, W], padded
+    free: ByHalf | None = None  # [H, W] bool, padded: where to generate
 
     @property
     def contents(self) -> str:
@@ -83,9 +83,12 @@ def tasks_of(method: Method, example: dict, c: Sample, size: tuple[int, int] | N
     if size is not None and "layout" in example:
         example = augment.squash({k: v for k, v in example.items() if k != "image"}, size)
     layout = np.asarray(example["layout"], np.int32) if "layout" in example else None
-    if size is None and layout is None:
-        raise ConfigError(f"{example['name']} has no layout to take its size from: set config.sample.size")
-    size = size or layout.shape
+    if size is None:
+        if layout is None:
+            raise ConfigError(
+                f"{example['name']} has no layout to take its size from: set config.sample.size"
+            )
+        size = layout.shape
     given, multiple = method.given.read(example), method.network.size_multiple
     for copy in range(c.per_layout):
         yield Task(
@@ -93,15 +96,21 @@ def tasks_of(method: Method, example: dict, c: Sample, size: tuple[int, int] | N
             copy=copy,
             given=method.given.pad(given, multiple),
             layout=layout,
-            size=tuple(size),
-            canvas=tuple(n + -n % multiple for n in size),
+            size=(size[0], size[1]),
+            canvas=canvas_of(size, multiple),
             key=image_key(c.seed, copy, *ordered(given)),
         )
 
 
+def canvas_of(size: tuple[int, int], multiple: int) -> tuple[int, int]:
+    """The least multiples that the size fits into."""
+    height, width = size
+    return height + -height % multiple, width + -width % multiple
+
+
 def unconditional(method: Method, name: str, size: tuple[int, int], seed: int, copy: int, *contents) -> Task:
     """A task for which nothing is given. contents: what its key is made from."""
-    canvas = tuple(n + -n % method.network.size_multiple for n in size)
+    canvas = canvas_of(size, method.network.size_multiple)
     null = method.given.null(method.given.empty(canvas))
     given = jax.tree.map(lambda a: np.asarray(a)[0], null)
     return Task(name, copy, given, None, size, canvas, image_key(seed, copy, *contents))
@@ -143,7 +152,7 @@ class Runner:
         """The weights on the devices, once for all the batches they are for."""
         return jax.device_put(params, self.replicated or jax.local_devices()[0])
 
-    def __call__(self, params, tasks: list[Task]) -> list[State]:
+    def __call__(self, params, tasks: list[Task]) -> list[ByHalf]:
         """Images and layouts, cut to their sizes; of weights that are `placed`."""
         filled = tasks + [tasks[-1]] * (self.batch_size - len(tasks))
         stacked = lambda name: self._stacked([getattr(t, name) for t in filled])  # noqa: E731

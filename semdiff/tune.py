@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from semdiff import draw, inputs, logs
-from semdiff.chains import Chain
+from semdiff.chains import Chain, build_corrected
 from semdiff.checkpoint import prepare_workdir, write_json
 from semdiff.config import ConfigError, Sample
 from semdiff.data import augment
@@ -32,7 +32,7 @@ def tune(model: Trained, workdir: Path) -> Path:
             f"config.sample.sampler is {s.sampler}{f' with eta {s.eta:g}' if s.eta else ''}: its noise makes every chain "
             "end elsewhere. Times can be tuned for ddim without eta, dpmpp_2m, dpmpp_3m, unipc, ipndm, ipndm_v or deis"
         )
-    schedule = method.process.image.schedule
+    schedule = method.image.schedule
     if not c.steps or min(c.steps) < 2 or max(c.steps) >= c.teacher or c.teacher > schedule.num_steps:
         raise ConfigError(
             f"config.tune.steps is {c.steps} and teacher {c.teacher}; expected numbers of at least 2, below those of the "
@@ -52,7 +52,7 @@ def tune(model: Trained, workdir: Path) -> Path:
         new.append(entry)
         kept = [e for e in kept if not entry.serves(replace(s, **_which(e)))] + [vars(entry)]
         write_json(path, {"tuned": kept})
-        best = min(usual, key=usual.get)
+        best = min(usual, key=lambda spacing: usual[spacing])
         logs.say(
             f"{steps} steps: {entry.times}, error {error:.4f}; the best spacing is {best}, {usual[best]:.4f}"
             + (f", {s.spacing} {usual[s.spacing]:.4f}" if s.spacing in usual else "")
@@ -81,7 +81,8 @@ class Chains:
         self.batches = [
             _stacked(tasks[i : i + batch_size], batch_size) for i in range(0, len(tasks), batch_size)
         ]
-        self.layouts, self.size = np.stack([task.layout for task in tasks]), tasks[0].canvas
+        self.layouts = np.stack([example["layout"] for example in examples])
+        self.size = tasks[0].canvas
         self._run = jax.jit(self._whole)
 
     def _whole(self, params, condition, keys, times, count):
@@ -117,8 +118,8 @@ class Taught:
 
 def teach(chains: Chains, steps: int) -> Taught:
     """DDIM over many times, denser near the data, of the first batch."""
-    process, chain = chains.method.process.image, chains.chain
-    corrected = replace(chain.sampler.image, sampler=samplers.DDIM(), extrapolation=0.0)
+    process, chain = chains.method.image, chains.chain
+    corrected = replace(build_corrected(chains.c), sampler=samplers.DDIM(), extrapolation=0.0)
     times = schedules.spaced_times(process.schedule, steps, "quadratic")
     condition, keys = chains.batches[0]
     logs.say(f"{len(keys)} layouts, {steps} steps of DDIM to imitate")
@@ -146,7 +147,7 @@ def spacings(schedule: schedules.Schedule, steps: int) -> dict[str, np.ndarray]:
 
 def fitted(chains: Chains, taught: Taught, steps: int) -> tuple[np.ndarray, float, dict[str, float]]:
     """The times found, their error, and that of each spacing."""
-    schedule, heartbeat, asked = chains.method.process.image.schedule, logs.Heartbeat(0), 0
+    schedule, heartbeat, asked = chains.method.image.schedule, logs.Heartbeat(0), 0
 
     def error(times: np.ndarray) -> float:
         nonlocal asked
@@ -156,7 +157,10 @@ def fitted(chains: Chains, taught: Taught, steps: int) -> tuple[np.ndarray, floa
 
     starts = spacings(schedule, steps)
     usual = {spacing: error(times) for spacing, times in starts.items()}
-    first, path = starts[min(usual, key=usual.get)], taught.times[timing.best_times(taught.cost, steps)]
+    first, path = (
+        starts[min(usual, key=lambda spacing: usual[spacing])],
+        taught.times[timing.best_times(taught.cost, steps)],
+    )
     if error(path) < min(usual.values()):
         first = path
     strides = [max(1, schedule.num_steps // n) for n in (16, 64, 256)]
@@ -168,7 +172,7 @@ def picture(chains: Chains, taught: Taught, tuned: list[Entry], info: Info) -> n
     """Layout | the long chain | for each number of steps: even times, tuned times."""
     columns, headers = [taught.end], ["many steps"]
     for entry in tuned:
-        even = schedules.spaced_times(chains.method.process.image.schedule, entry.steps, "even")
+        even = schedules.spaced_times(chains.method.image.schedule, entry.steps, "even")
         columns += [chains.images(even), chains.images(np.array([*entry.times, 0]))]
         headers += [f"{entry.steps} even", f"{entry.steps} tuned"]
     decode = jax.jit(lambda params, x: chains.method.decode(params, State(x)).image)

@@ -14,7 +14,7 @@ from tiny import classes, tiny_experiment
 
 from semdiff import build, chains
 from semdiff.config import Layout, Sample
-from semdiff.diffusion.joint import State
+from semdiff.diffusion.joint import ByHalf
 
 FIXTURE = Path(__file__).with_name("chains.json")
 CLASSES, SIZE = 5, (8, 8)
@@ -44,8 +44,8 @@ def images(name: str) -> np.ndarray:
     }
     given = {}
     if edited:
-        given["known"] = State(rng.integers(0, 256, (2, *SIZE, 3), np.uint8))
-        given["free"] = State(rng.random((2, *SIZE)) < 0.5)
+        given["known"] = ByHalf(rng.integers(0, 256, (2, *SIZE, 3), np.uint8))
+        given["free"] = ByHalf(rng.random((2, *SIZE)) < 0.5)
     keys = jax.random.split(jax.random.key(7), 2)
     generate = chains.build_generate(spelled, sampling)
     return np.asarray(generate(params, condition, keys, SIZE, **given, resample=2 if edited else 1).image)

@@ -10,7 +10,7 @@ from tiny import tiny_experiment
 
 from semdiff import checkpoint
 from semdiff.checkpoint import CheckpointError, Checkpoints
-from semdiff.train import TrainState
+from semdiff.trainer import TrainState
 
 
 def state_of(seed=0, width=3):

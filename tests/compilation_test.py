@@ -31,7 +31,7 @@ def anyone_may_read():
 
 def run(folder, monkeypatch):
     """The program with that cache, up to where it trains."""
-    monkeypatch.setitem(main.MODES, "train", ("", lambda *_: None))
+    monkeypatch.setitem(main.WITH_DATA, "train", ("", lambda *_: None))
     main.run(replace(tiny_experiment(), compilation_cache=str(folder)), Path("run"), "train")
 
 

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from semdiff import build, parallel, train
+from semdiff import build, parallel
 from semdiff.config import ConfigError, Experiment, Layout, as_dict, default, from_dict, parse
 from semdiff.data import SOURCES, classes, statistics
 from semdiff.data.readers import folder
@@ -20,6 +20,7 @@ from semdiff.data.source import ClassInfo, Info
 from semdiff.diffusion import gaussian, losses, samplers, schedules
 from semdiff.models import layers, spade_unet
 from semdiff.parallel import Collective
+from semdiff.trainer import Trainer, TrainState, build_optimizer
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 CAMVID = Info("CamVid", (ClassInfo("", (0, 0, 0)),) * 12)
@@ -103,7 +104,7 @@ def test_parses_and_builds(name):
     assert built.given.edges == built.network.unet.edge_channel == info.has_instances
     assert built.given.dropout == config.loss.condition_dropout
     build.build_time_sampler(config, built.process)
-    train.build_optimizer(config.optimizer, config.train.steps)
+    build_optimizer(config.optimizer, config.train.steps)
 
 
 @pytest.mark.parametrize("name", INFOS)
@@ -206,7 +207,7 @@ def shrunken(config: Experiment) -> Experiment:
     )
 
 
-def made_up_state(trainer: train.Trainer) -> train.TrainState:
+def made_up_state(trainer: Trainer) -> TrainState:
     """Small random weights, drawn by numpy: to compile the initialisation would take longer than the step."""
     rng = np.random.default_rng(0)
     fresh = jax.eval_shape(trainer.init, jax.random.key(0))
@@ -220,7 +221,7 @@ def made_up_state(trainer: train.Trainer) -> train.TrainState:
 def one_step(config: Experiment):
     """State before, state after and metrics of one step."""
     info = Info("five classes", (ClassInfo("", (0, 0, 0)),) * 5, has_instances=True)
-    trainer = train.build_trainer(config, build.build_method(config, info, rates_of(config, 5)))
+    trainer = Trainer.build(config, build.build_method(config, info, rates_of(config, 5)))
     rng = np.random.default_rng(0)
     batch = {
         "image": rng.integers(0, 256, (4, 8, 8, 3), dtype=np.uint8),

@@ -15,7 +15,7 @@ from semdiff.data import augment
 from semdiff.data.classes import read_description
 from semdiff.data.images import DataError
 from semdiff.diffusion import samplers, schedules, solvers
-from semdiff.diffusion.joint import State
+from semdiff.diffusion.joint import ByHalf
 
 
 @pytest.fixture(scope="module")
@@ -169,8 +169,8 @@ def test_a_long_chain_is_one_program_run_in_parts_and_tells_of_them(setting, mon
     c = replace(setting.config.sample, steps=5, sampler="dpmpp_2m")  # one with a memory
     rng = np.random.default_rng(0)
     condition = {"layout": rng.integers(0, 16, (2, 8, 8)), "edges": None}
-    known = State(rng.integers(0, 256, (2, 8, 8, 3), dtype=np.uint8))
-    free = State(rng.random((2, 8, 8)) < 0.5)
+    known = ByHalf(rng.integers(0, 256, (2, 8, 8, 3), dtype=np.uint8))
+    free = ByHalf(rng.random((2, 8, 8)) < 0.5)
     given = (condition, jax.random.split(jax.random.key(1), 2), (8, 8), known, free, 2.0)
     whole, told = chains.build_generate(spelled, c)(params, *given), []
     monkeypatch.setattr(chains, "LONG_CHAIN", 4)

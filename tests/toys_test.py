@@ -11,7 +11,8 @@ from toys import CLASSES, COLOURS, SIZE, experiment, folded, pairs, write_world
 from semdiff import build, chains, inputs, tasks, train, trained
 from semdiff.config import ConfigError
 from semdiff.convert.weights import flatten, load_weights
-from semdiff.diffusion.joint import State
+from semdiff.diffusion.joint import ByHalf
+from semdiff.trainer import Trainer
 
 STEPS = 200
 
@@ -99,12 +100,15 @@ def test_image_and_layout_from_a_vector(world, spelled, tmp_path, run_on_devices
     assert np.mean([(a.layout == b.layout).mean() for a, b in zip(states, again)]) > 0.97
     assert np.mean([np.abs(a.image.astype(int) - b.image).mean() for a, b in zip(states, again)]) < 4
 
-    held = {"known": lambda e: State(image=e["image"]), "free": lambda e: State(np.zeros(SIZE, bool))}
+    held = {"known": lambda e: ByHalf(image=e["image"]), "free": lambda e: ByHalf(np.zeros(SIZE, bool))}
     examples, read = made(method, config, state.averaged, **held)
     assert np.mean([(s.layout == e["layout"]).mean() for s, e in zip(read, examples)]) > 0.95
     for s, e in zip(read, examples):
         np.testing.assert_array_equal(s.image, e["image"])
-    held = {"known": lambda e: State(layout=e["layout"]), "free": lambda e: State(None, np.zeros(SIZE, bool))}
+    held = {
+        "known": lambda e: ByHalf(layout=e["layout"]),
+        "free": lambda e: ByHalf(None, np.zeros(SIZE, bool)),
+    }
     examples, drawn = made(method, config, state.averaged, resample=3, **held)
     for s, e in zip(drawn, examples):
         np.testing.assert_array_equal(s.layout, e["layout"])
@@ -117,7 +121,7 @@ def trained_of(workdir, config, method):
 
 def test_a_space_of_its_own_and_a_part_that_is_not_trained(world, spelled, tmp_path):
     method, config = spelled(folded), experiment(world, STEPS, "none", trained=("head/*", "stem/*"))
-    first = train.build_trainer(config, method).init(jax.random.fold_in(jax.random.key(config.seed), 0))
+    first = Trainer.build(config, method).init(jax.random.fold_in(jax.random.key(config.seed), 0))
     state = train.train(config, tmp_path)
     assert set(state.params) == set(state.ema) == {"head", "stem"}
     assert set(state.frozen) == {"body", "space"}
@@ -133,7 +137,7 @@ def test_a_space_of_its_own_and_a_part_that_is_not_trained(world, spelled, tmp_p
     assert states[0].layout is None
     mask = np.zeros(SIZE, bool)
     mask[:3, :5] = True  # not whole cells of the space
-    held = {"known": lambda e: State(255 - e["image"]), "free": lambda e: State(mask)}
+    held = {"known": lambda e: ByHalf(255 - e["image"]), "free": lambda e: ByHalf(mask)}
     examples, edited = made(method, config, state.averaged, resample=2, **held)
     for s, e in zip(edited, examples):
         np.testing.assert_array_equal(s.image[~mask], 255 - e["image"][~mask])
@@ -157,7 +161,7 @@ def test_a_space_of_its_own_and_a_part_that_is_not_trained(world, spelled, tmp_p
     ],
 )
 def test_what_is_trained_must_be_there(world, spelled, patterns, words):
-    trainer = train.build_trainer(experiment(world, 1, trained=patterns), spelled(folded))
+    trainer = Trainer.build(experiment(world, 1, trained=patterns), spelled(folded))
     with pytest.raises(ConfigError, match=words):
         jax.eval_shape(trainer.init, jax.random.key(0))
 

@@ -17,6 +17,7 @@ from semdiff import build, parallel, train
 from semdiff.config import Experiment, Optimizer
 from semdiff.convert.weights import save_weights
 from semdiff.parallel import Collective
+from semdiff.trainer import Trainer, build_optimizer, learning_rate
 
 
 def batch_of(n=8, size=8, seed=0):
@@ -33,7 +34,7 @@ INFO = classes(16, has_instances=True)
 
 
 def trainer_of(config, rates=None):
-    return train.build_trainer(config, build.build_method(config, INFO, rates))
+    return Trainer.build(config, build.build_method(config, INFO, rates))
 
 
 @pytest.fixture(scope="module")
@@ -139,14 +140,14 @@ def test_the_average_warms_up(trainer):
     ],
 )
 def test_learning_rate(decay, at, expected):
-    rate = train.learning_rate(Optimizer(learning_rate=1e-3, warmup=10, decay=decay), 110)
+    rate = learning_rate(Optimizer(learning_rate=1e-3, warmup=10, decay=decay), 110)
     assert float(rate(0)) == 0
     assert float(rate(5)) == pytest.approx(5e-4)
     assert float(rate(at)) == pytest.approx(expected, abs=1e-9)
 
 
 def test_gradients_are_clipped_to_the_norm():
-    optimizer = train.build_optimizer(Optimizer(clip_norm=1.0, learning_rate=1.0), 10)
+    optimizer = build_optimizer(Optimizer(clip_norm=1.0, learning_rate=1.0), 10)
     grads = {"w": jnp.full((4,), 100.0)}
     _, state = optimizer.update(grads, optimizer.init(grads), grads)
     mu = optax.tree.get(state, "mu")["w"]

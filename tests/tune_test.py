@@ -51,7 +51,7 @@ def test_tuned_times_are_better_than_every_spacing(setting, workdir):
         assert (found[0], found[-1], len(found)) == (50, 0, entry["steps"] + 1)
         error = tune.distance(run.images(found), taught.end)
         assert error == pytest.approx(entry["error"], rel=1e-4)
-        others = tune.spacings(setting.method.process.image.schedule, entry["steps"]).values()
+        others = tune.spacings(setting.method.image.schedule, entry["steps"]).values()
         assert error <= min(tune.distance(run.images(other), taught.end) for other in others)
     assert (workdir / "pictures" / "tuned_times.png").exists()
 
@@ -59,7 +59,7 @@ def test_tuned_times_are_better_than_every_spacing(setting, workdir):
 def test_chains_end_where_sampling_ends(setting):
     """The program whose times are an argument makes the images that people get; a batch that is not full, too."""
     run = chains_of(setting, longest=6)
-    visited = schedules.spaced_times(setting.method.process.image.schedule, 4, "even")
+    visited = schedules.spaced_times(setting.method.image.schedule, 4, "even")
     generate = chains.build_generate(setting.method, setting.config.sample)
     condition, keys = run.batches[0]
     usual = np.asarray(generate(setting.params, condition, keys, setting.config.data.size).image, int)
@@ -75,7 +75,7 @@ def test_sampling_asks_for_them_by_spacing(setting, workdir, capsys):
     config, entries = setting.config, times.entries_of(workdir)
     asked = replace(config, sample=replace(config.sample, spacing="tuned", steps=3))
     found = times.resolved(asked, entries, "7/ema")
-    visited = chains.build_times(setting.method.process.image.schedule, found.sample)
+    visited = chains.build_times(setting.method.image.schedule, found.sample)
     np.testing.assert_array_equal(visited, [*entries[0]["times"], 0])
     assert capsys.readouterr().out == ""
     times.resolved(asked, entries, "9/ema")
@@ -97,7 +97,7 @@ def test_what_was_not_tuned_is_said(setting, workdir):
     with pytest.raises(ConfigError, match=r"tuned times of these weights are damaged .*'step'"):
         times.resolved(replace(config, sample=wanted), [{"step": 9}])
     with pytest.raises(ConfigError, match="no times were tuned"):
-        chains.build_times(setting.method.process.image.schedule, wanted)
+        chains.build_times(setting.method.image.schedule, wanted)
 
 
 def test_tuning_again_replaces_what_was_tuned_alike(setting, workdir, tmp_path):

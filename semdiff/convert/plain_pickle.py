@@ -76,7 +76,12 @@ def check_key(key: Any) -> None:
 
 
 class _Machine:
-    def __init__(self, calls, names, persistent):
+    def __init__(
+        self,
+        calls: Mapping[str, Callable[..., Any]],
+        names: frozenset[str],
+        persistent: Callable[[Any], Any],
+    ):
         self.calls, self.names, self.persistent = calls, names, persistent
         self.stack: list[Any] = []
         self.below: list[list[Any]] = []  # the stacks under each open mark
@@ -226,7 +231,7 @@ class _Machine:
         self.stack.append(self.persistent(self._pop()))
 
 
-ACTIONS = {
+ACTIONS: dict[str, Callable[..., None]] = {
     "MARK": _Machine._mark,
     "POP_MARK": _Machine._pop_mark,
     "MEMOIZE": _Machine._memoize,

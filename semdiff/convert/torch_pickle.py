@@ -153,7 +153,7 @@ def _device(kind, index=None) -> str:
     return shown(kind) if index is None else f"{shown(kind)}:{shown(index)}"
 
 
-CALLS = {
+CALLS: dict[str, Callable[..., Any]] = {
     "collections.OrderedDict": _ordered_dict,
     "torch._utils._rebuild_tensor": _rebuild_tensor,
     "torch._utils._rebuild_tensor_v2": _rebuild_tensor,

@@ -76,7 +76,7 @@ def write_safetensors(
 
 def flatten(tree: Mapping[str, Any]) -> dict[str, np.ndarray]:
     """{"a": {"b": x}} -> {"a/b": x}."""
-    flat = {}
+    flat: dict[str, np.ndarray] = {}
     for name, value in tree.items():
         if not isinstance(name, str) or not name or "/" in name:
             raise ValueError(f"parameter name {name!r}: expected a non-empty string without '/'")

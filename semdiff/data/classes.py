@@ -29,8 +29,8 @@ def distinct_colours(count: int) -> tuple[Colour, ...]:
         if i < 1024:
             saturation = (0.95, 0.6, 0.78)[i % 3]
             value = (0.95, 0.75, 0.55, 0.85)[i // 3 % 4]
-            rgb = colorsys.hsv_to_rgb(i * golden % 1.0, saturation, value)
-            colour = tuple(round(255 * part) for part in rgb)
+            r, g, b = colorsys.hsv_to_rgb(i * golden % 1.0, saturation, value)
+            colour = (round(255 * r), round(255 * g), round(255 * b))
         else:  # such hues run out: an odd factor visits every colour
             packed = i * 10368889 % 2**24
             colour = (packed >> 16, packed >> 8 & 255, packed & 255)
@@ -309,8 +309,9 @@ def _scored(path: Path, written: object, names: list[str]) -> tuple[int, ...] | 
 
 def _flip_pairs(path: Path, pairs: object, names: list[str]) -> tuple[tuple[int, int], ...]:
     """Pairs of ids or of names."""
-    good = isinstance(pairs, list) and all(isinstance(p, list) and len(p) == 2 for p in pairs)
-    found = _class_ids([c for pair in pairs for c in pair], names) if good else None
+    found = None
+    if isinstance(pairs, list) and all(isinstance(p, list) and len(p) == 2 for p in pairs):
+        found = _class_ids([c for pair in pairs for c in pair], names)
     if found is None:
         raise DataError(
             f'{path}: "flip_pairs" is {pairs!r}. Expected pairs of class ids 0..{len(names) - 1} or'
@@ -320,11 +321,11 @@ def _flip_pairs(path: Path, pairs: object, names: list[str]) -> tuple[tuple[int,
 
 
 def _ignore_id_map(path: Path, written: object, num_classes: int) -> dict[int, int]:
-    sent = {}
+    sent: dict[int, int] = {}
     for raw, class_id in written.items() if isinstance(written, dict) else [(written, None)]:
-        number = int(raw) if str(raw).isdecimal() else -1
-        good = isinstance(class_id, int) and 0 <= class_id < num_classes
-        if not good or not 0 <= number <= MAX_RAW_ID:
+        number = int(str(raw)) if str(raw).isdecimal() else -1
+        known = 0 <= number <= MAX_RAW_ID
+        if not isinstance(class_id, int) or not 0 <= class_id < num_classes or not known:
             raise DataError(
                 f'{path}: "ignore_id_map" has {raw!r}: {class_id!r}. Expected a raw id'
                 f" 0..{MAX_RAW_ID} (as text, JSON's rule for keys) and a class id"

@@ -115,9 +115,9 @@ def read_raw_labels(path: str | os.PathLike, labels: LabelFormat | None = None) 
     if image.mode not in ("1", "L", "P", *_DEEP_MODES):
         raise _wrong_mode(path, "the label map", image.mode, "8- or 16-bit ids, a palette PNG or RGB colours")
     raw = _integers(image)
-    if image.mode == "P" and colours:
+    if image.mode == "P" and labels and colours:
         own = np.zeros((256, 3), np.int32)  # black where the file says nothing, as viewers show it
-        stored = image.getpalette("RGB")
+        stored = image.getpalette("RGB") or []
         own.flat[: len(stored)] = stored
         if is_reordered(path, raw, own, labels.ids, colours):
             return ids_of_colours(path, own[raw], colours)

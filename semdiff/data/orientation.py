@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,7 +12,8 @@ from PIL import ExifTags, Image
 from semdiff.data.image_file import DataError
 
 UPRIGHT = 1
-_TURNS = {  # EXIF orientation -> what turns stored pixels upright
+Turn = Callable[[np.ndarray], np.ndarray]
+_TURNS: dict[int, Turn] = {  # EXIF orientation -> what turns stored pixels upright
     2: lambda pixels: pixels[:, ::-1],
     3: lambda pixels: pixels[::-1, ::-1],
     4: lambda pixels: pixels[::-1],

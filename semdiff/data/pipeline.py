@@ -53,7 +53,10 @@ def train_iterator(
     """
     _check_counts(source, batch_size, host, hosts, start_step, workers)
     _check_augmentation(size, max_scale, seed)
-    prepare = _Prepare(source.info.flip_pairs, batch_size, tuple(size), float(max_scale), flip, seed, edges)
+    height, width = size
+    prepare = _Prepare(
+        source.info.flip_pairs, batch_size, (height, width), float(max_scale), flip, seed, edges
+    )
     examples = grain.MapDataset.source(Cached(source) if cache else source)
     # Shuffling is seeded with (this seed + epoch): drawn from a hash, or seeds 0 and 1 would go
     # through the same orders, one epoch apart.
@@ -98,7 +101,8 @@ def eval_batches(
     _check_size(size)
     count = len(source) if limit is None else min(limit, len(source))
     starts = range(0, count, batch_size)[host::hosts]
-    return _eval_batches(source, batch_size, tuple(size), count, edges, starts)
+    height, width = size
+    return _eval_batches(source, batch_size, (height, width), count, edges, starts)
 
 
 def _eval_batches(
@@ -168,7 +172,7 @@ class _Prepare:
     seed: int
     edges: bool
 
-    def __call__(self, g: int, example: Example) -> dict[str, np.ndarray]:
+    def __call__(self, g: int, example: Example) -> dict[str, np.ndarray | np.int32]:
         rng = np.random.default_rng([self.seed, g])
         mirrored = rng.random() < 0.5  # drawn in any case, so that crops do not depend on `flip`
         example = augment.train_crop(example, self.size, self.max_scale, rng)

@@ -58,7 +58,8 @@ class Info:
 class Source(Protocol):
     """Random access to examples: picklable, and the same example for the same index, always."""
 
-    info: Info
+    @property
+    def info(self) -> Info: ...
 
     def __len__(self) -> int: ...
 

@@ -23,10 +23,17 @@ register = jax.tree_util.register_dataclass
 class ClassSchedule(Protocol):
     """What a layout process asks of a schedule. shared: every class has the same one."""
 
-    num_steps: int
-    num_classes: int
-    shared: bool
-    continuous: bool
+    @property
+    def num_steps(self) -> int: ...
+
+    @property
+    def num_classes(self) -> int: ...
+
+    @property
+    def shared(self) -> bool: ...
+
+    @property
+    def continuous(self) -> bool: ...
 
     def drop(self, s: Times, t: Times) -> PerClass: ...
 
@@ -94,7 +101,8 @@ class Cosine:
     def _angles(self, t: Times) -> tuple[Float[Array, "b"], Float[Array, "b"]]:
         """pi u / 2, and what it lacks to pi / 2."""
         t = jnp.asarray(t, jnp.result_type(float))
-        return tuple(jnp.pi / 2 * (part / self.num_steps) for part in (t, self.num_steps - t))
+        from_start, to_end = (jnp.pi / 2 * (part / self.num_steps) for part in (t, self.num_steps - t))
+        return from_start, to_end
 
     def drop(self, s: Times, t: Times) -> PerClass:
         """gamma_s (1 - ratio), ratio = gamma_t / gamma_s; near 1 by cos^2 a - cos^2 b = sin(b - a) sin(a + b)."""

@@ -10,7 +10,7 @@ key itself, the layout half a key folded from it, so that an image's noise is wh
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 from jaxtyping import Array, Key, Shaped
@@ -20,6 +20,7 @@ from semdiff.diffusion.categorical import Categorical, Layout, Logits
 from semdiff.diffusion.gaussian import Gaussian, Image
 
 Keys = Key[Array, "b"]
+Half = TypeVar("Half")
 
 
 @jax.tree_util.register_dataclass
@@ -89,6 +90,12 @@ def by_half(t: Any) -> ByHalf:
     return t if isinstance(t, ByHalf) else ByHalf(t, t)
 
 
+def present(half: Half | None) -> Half:
+    """A half that is noised: its state has it, and so has what is said of it."""
+    assert half is not None, "a half that has a process is missing"
+    return half
+
+
 def layout_keys(keys: Keys) -> Keys:
     """The layout half's own."""
     return jax.vmap(lambda key: jax.random.fold_in(key, 1))(keys)
@@ -115,8 +122,10 @@ def sample_prior(process: Process, like: State, keys: Keys) -> State:
 def noise(process: Process, like: State, keys: Keys) -> ByHalf:
     """What `diffuse` needs of chance: eps of the image; numbers and ids per pixel of the layout."""
     return ByHalf(
-        None if process.image is None else gaussian.normal(keys, like.image),
-        None if process.layout is None else categorical.noise(process.layout, like.layout, layout_keys(keys)),
+        None if process.image is None else gaussian.normal(keys, present(like.image)),
+        None
+        if process.layout is None
+        else categorical.noise(process.layout, present(like.layout), layout_keys(keys)),
     )
 
 
@@ -152,9 +161,13 @@ def q_posterior(process: Process, state: State, start: State, s: Times, t: Times
     to, at = by_half(s), by_half(t)
     image = layout = None
     if process.image is not None:
-        image = gaussian.q_posterior(process.image, state.image, start.image, to.image, at.image)
+        image = gaussian.q_posterior(
+            process.image, present(state.image), present(start.image), to.image, at.image
+        )
     if process.layout is not None:
-        layout = categorical.q_posterior(process.layout, state.layout, start.layout, to.layout, at.layout)
+        layout = categorical.q_posterior(
+            process.layout, present(state.layout), present(start.layout), to.layout, at.layout
+        )
     return ByHalf(image, layout)
 
 
@@ -163,7 +176,9 @@ def predict(process: Process, output: ByHalf, state: State, t: Times) -> Predict
     at = by_half(t)
     if process.image is None:
         return Prediction(None, output.layout)
-    return Prediction(gaussian.predict(process.image, output.image, state.image, at.image), output.layout)
+    return Prediction(
+        gaussian.predict(process.image, output.image, present(state.image), at.image), output.layout
+    )
 
 
 def p_step(process: Process, state: State, prediction: Prediction, s: Times, t: Times, keys: Keys) -> State:
@@ -172,9 +187,9 @@ def p_step(process: Process, state: State, prediction: Prediction, s: Times, t: 
     return _each(
         process,
         state,
-        lambda half, x: gaussian.p_step(half, x, prediction.image, to.image, at.image, keys),
+        lambda half, x: gaussian.p_step(half, x, present(prediction.image), to.image, at.image, keys),
         lambda half, y: categorical.p_step(
-            half, y, prediction.layout, to.layout, at.layout, layout_keys(keys)
+            half, y, present(prediction.layout), to.layout, at.layout, layout_keys(keys)
         ),
     )
 
@@ -190,11 +205,21 @@ def vlb_terms(
     image = layout = None
     if process.image is not None:
         image = gaussian.vlb_term(
-            process.image, prediction.image, state.image, start.image, to.image, at.image
+            process.image,
+            present(prediction.image),
+            present(state.image),
+            present(start.image),
+            to.image,
+            at.image,
         )
     if process.layout is not None:
         layout = categorical.vlb_term(
-            process.layout, prediction.layout, state.layout, start.layout, to.layout, at.layout
+            process.layout,
+            present(prediction.layout),
+            present(state.layout),
+            present(start.layout),
+            to.layout,
+            at.layout,
         )
     return ByHalf(image, layout)
 
@@ -202,6 +227,6 @@ def vlb_terms(
 def prior_terms(process: Process, start: State) -> ByHalf:
     """KL( q(x_T, y_T | x_0, y_0) || prior ) by halves, in the same units."""
     return ByHalf(
-        None if process.image is None else gaussian.prior_term(process.image, start.image),
-        None if process.layout is None else categorical.prior_term(process.layout, start.layout),
+        None if process.image is None else gaussian.prior_term(process.image, present(start.image)),
+        None if process.layout is None else categorical.prior_term(process.layout, present(start.layout)),
     )

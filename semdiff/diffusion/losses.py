@@ -9,6 +9,7 @@ from jaxtyping import Array, Float, Int, Shaped
 
 from semdiff.diffusion import categorical, gaussian, joint, schedules
 from semdiff.diffusion.gaussian import Gaussian, Image, Keys, PerExample, Times
+from semdiff.diffusion.joint import present
 
 Kind = Literal["uniform", "min_snr", "p2", "velocity"]
 
@@ -91,12 +92,12 @@ class Objective:
         """Terms per example, their sum as `loss`. state: `start` at t, by `noise`."""
         at, terms = joint.by_half(t), {}
         if process.image is not None:
-            data = (output.image, start.image, state.image, noise.image, at.image)
+            data = (output.image, present(start.image), present(state.image), noise.image, at.image)
             terms = hybrid(process.image, *data, self.weighting, self.vlb_weight)
         if process.layout is not None:
             s = jnp.maximum(at.layout - 1, 0)
             bits = categorical.vlb_term(
-                process.layout, output.layout, state.layout, start.layout, s, at.layout
+                process.layout, output.layout, present(state.layout), present(start.layout), s, at.layout
             )
             terms |= {"loss": terms.get("loss", 0.0) + self.layout_weight * bits, "layout": bits}
         return terms

@@ -20,7 +20,7 @@ from jaxtyping import Array, Shaped
 from semdiff.diffusion import categorical, gaussian, joint, schedules
 from semdiff.diffusion.categorical import Categorical, Layout, Logits
 from semdiff.diffusion.gaussian import Gaussian, Image, Keys, Prediction, Times, bcast
-from semdiff.diffusion.joint import ByHalf, State
+from semdiff.diffusion.joint import ByHalf, State, present
 from semdiff.diffusion.solvers import DEIS, IPNDM, DPMSolver2M, DPMSolver3M, UniPC
 
 
@@ -86,7 +86,7 @@ class Corrected:
         return x, (inner, last, jnp.ones((), bool))
 
 
-SAMPLERS = {
+SAMPLERS: dict[str, Callable[..., Sampler]] = {
     "ancestral": Ancestral,
     "ddim": DDIM,
     "dpmpp_2m": DPMSolver2M,
@@ -129,7 +129,7 @@ class Joint:
     layout: LayoutStep = LayoutStep()
 
     def init(self, state: State):
-        return () if state.image is None else self.image.init(state.image)
+        return () if state.image is None or self.image is None else self.image.init(state.image)
 
     def step(
         self,
@@ -144,12 +144,18 @@ class Joint:
         to, at = joint.by_half(s), joint.by_half(t)
         image, layout = state.image, state.layout
         if process.image is not None:
+            assert self.image is not None, "an image that is noised needs a sampler"
             image, memory = self.image.step(
-                process.image, memory, image, prediction.image, to.image, at.image, keys
+                process.image, memory, present(image), present(prediction.image), to.image, at.image, keys
             )
         if process.layout is not None:
             layout = self.layout.step(
-                process.layout, layout, prediction.layout, to.layout, at.layout, joint.layout_keys(keys)
+                process.layout,
+                present(layout),
+                present(prediction.layout),
+                to.layout,
+                at.layout,
+                joint.layout_keys(keys),
             )
         return State(image, layout), memory
 
@@ -251,7 +257,7 @@ def of_images(
     """What a chain of images alone is made of."""
 
     def denoise(state: State, t: Time, keys: Keys) -> joint.Prediction:
-        return joint.Prediction(denoise_fn(state.image, t, keys))
+        return joint.Prediction(denoise_fn(present(state.image), joint.by_half(t).image, keys))
 
     return denoise, joint.Process(process), Joint(sampler)
 
@@ -270,7 +276,7 @@ def image_chain(
     """`chain` of images alone."""
     clamped = None if clamp is None else lambda state, s, keys: State(clamp(state.image, s, keys))
     parts = of_images(denoise_fn, process, sampler)
-    return chain(*parts, times, State(x_start), keys, clamp=clamped, resample=resample).image
+    return present(chain(*parts, times, State(x_start), keys, clamp=clamped, resample=resample).image)
 
 
 def _scan(denoise_fn, process, sampler, times, start, keys, clamp, resample, seen):

@@ -253,16 +253,16 @@ def _apart(times: np.ndarray) -> np.ndarray:
 
 def given_times(schedule: Schedule, times: Sequence[float]) -> np.ndarray:
     """Times chosen one by one, from T down and without the 0 at their end, as `spaced_times` would give them."""
-    times = np.asarray(times, np.float64)
-    if not (times.ndim == 1 and len(times) and times[0] == schedule.num_steps and times[-1] > 0):
+    chosen = np.asarray(times, np.float64)
+    if not (chosen.ndim == 1 and len(chosen) and chosen[0] == schedule.num_steps and chosen[-1] > 0):
         raise ValueError(
-            f"sampling times must start at T = {schedule.num_steps} and end above 0, which is added; got {times.tolist()}"
+            f"sampling times must start at T = {schedule.num_steps} and end above 0, which is added; got {chosen.tolist()}"
         )
-    if not (np.diff(times) < 0).all():
-        raise ValueError(f"sampling times must descend, got {times.tolist()}")
-    times = np.append(times, 0.0)
+    if not (np.diff(chosen) < 0).all():
+        raise ValueError(f"sampling times must descend, got {chosen.tolist()}")
+    chosen = np.append(chosen, 0.0)
     if schedule.continuous:
-        return times
-    if (times != np.round(times)).any():
-        raise ValueError(f"this schedule knows whole times only, got {times[:-1].tolist()}: round them")
-    return times.astype(np.int32)
+        return chosen
+    if (chosen != np.round(chosen)).any():
+        raise ValueError(f"this schedule knows whole times only, got {chosen[:-1].tolist()}: round them")
+    return chosen.astype(np.int32)

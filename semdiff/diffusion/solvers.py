@@ -84,7 +84,8 @@ def newton_integrals(nodes: Sequence[PerExample], rest: Rest) -> list[PerExample
     for node in nodes[1:]:
         zero = jnp.zeros_like(node)
         coefficients = [a - node * b for a, b in zip([zero, *coefficients], [*coefficients, zero])]
-        result.append(sum(c * m for c, m in zip(coefficients, moments)))
+        terms = (c * m for c, m in zip(coefficients, moments))
+        result.append(sum(terms, start=jnp.zeros_like(moments[0])))
     return result
 
 
@@ -131,10 +132,10 @@ class IPNDM:
         return no_history(x, self.order - 1)
 
     def step(self, process: Gaussian, memory, xt, prediction: Prediction, s: Times, t: Times, keys: Keys):
-        weights = np.zeros((self.order, self.order))  # [how many came before, newest first]
+        table = np.zeros((self.order, self.order))  # [how many came before, newest first]
         for count, row in enumerate(ADAMS_BASHFORTH[: self.order]):
-            weights[count, : count + 1] = row
-        weights = jnp.asarray(weights, xt.dtype)[jnp.minimum(memory.count, self.order - 1)]
+            table[count, : count + 1] = row
+        weights = jnp.asarray(table, xt.dtype)[jnp.minimum(memory.count, self.order - 1)]
         change = sum(
             (weights[i + 1] * (memory.values[i] - prediction.eps) for i in range(self.order - 1)),
             start=jnp.zeros_like(xt),

@@ -15,6 +15,7 @@ from jaxtyping import Array, Float
 
 from semdiff.diffusion import gaussian, joint, samplers
 from semdiff.diffusion.gaussian import Gaussian, Keys, Prediction
+from semdiff.diffusion.joint import present
 
 States = Float[Array, "n b h w c"]
 
@@ -29,7 +30,8 @@ def teach(
 ) -> tuple[States, Prediction]:
     """A one-step sampler's images at all candidate times, the last (0) included, and what was predicted at all but that."""
     end, states, predictions = samplers.trajectory(denoise_fn, process, sampler, times, start, keys)
-    return jnp.concatenate([states.image, end.image[None]]), predictions.image
+    images = jnp.concatenate([present(states.image), present(end.image)[None]])
+    return images, present(predictions.image)
 
 
 def step_errors(process: Gaussian, times: np.ndarray, states: States, predictions: Prediction) -> np.ndarray:

@@ -115,7 +115,9 @@ class Reader:
 
     @cached_property
     def _ids(self) -> Callable:
-        return jax.jit(lambda params, x: jnp.argmax(self.model.apply({"params": params}, x), -1))
+        return jax.jit(
+            lambda params, x: jnp.argmax(self.model.apply({"params": params}, x), -1)  # type: ignore[arg-type]
+        )
 
     @cached_property
     def _features(self) -> Callable:

@@ -251,8 +251,8 @@ def modulation(labels: Labels, first, second, method: str = "auto"):
         labels,
         first,
         second,
-        cpu=lambda *given: _frugal_modulation(*given, method),
-        default=lambda *given: _modulation(*given, method),
+        cpu=lambda labels, first, second: _frugal_modulation(labels, first, second, method),
+        default=lambda labels, first, second: _modulation(labels, first, second, method),
     )
 
 
@@ -312,6 +312,7 @@ class Spade(nn.Module):
 
     def __call__(self, x, labels: Labels | None, modulation=None):
         if modulation is None:
+            assert labels is not None, "either labels or their modulation"
             modulation = self.modulation(labels, x.shape[1])
         gamma, beta = jnp.split(modulation.astype(jnp.float32), 2, axis=-1)
         return group_normalise(x, math.gcd(self.groups, self.channels)) * (1 + gamma) + beta

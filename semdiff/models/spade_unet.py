@@ -1,5 +1,6 @@
 """The network of SDM: an ADM UNet whose decoder is normalised by the layout (SPADE)."""
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any, Literal
 
@@ -160,7 +161,7 @@ class SpadeUNet(nn.Module):
 
     def _res(self, in_channels: int, channels: int, resize: str = "", plain: bool = False) -> ResBlock:
         if plain or self.conditioning == "concat":
-            norm = partial(GroupNorm, groups=self.groups)
+            norm: Callable[[int], GroupNorm | Spade] = partial(GroupNorm, groups=self.groups)
         else:
             norm = partial(
                 Spade,

@@ -316,3 +316,12 @@ def test_halves_that_are_absent_stay_absent(has_image, has_layout):
     )
     assert (end.image is not None, end.layout is not None) == (has_image, has_layout)
     assert joint.q_step(process, end, jnp.zeros(4, jnp.int32), jnp.full(4, 9), keys).batch == 4
+
+
+def test_an_image_that_is_not_noised_needs_no_sampler():
+    process, start = Process(layout=LAYOUTS["uniform"]), world(8)
+    times, keys = np.linspace(STEPS, 0, 5).astype(int), keys_of(8)
+    drawn = State(start.image, categorical.sample_prior(process.layout, start.layout, keys))
+    end = samplers.chain(exact(process), process, Joint(), times, drawn, keys)
+    np.testing.assert_array_equal(end.image, start.image)
+    assert (end.layout < CLASSES).all()

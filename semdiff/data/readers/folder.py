@@ -87,6 +87,7 @@ class Paired:
         return read_layout(files.label, self._labels)
 
     def _instance(self, files: Files, layout: np.ndarray) -> np.ndarray:
+        assert files.instance is not None, f"{files.name}: a source with instances lists their files"
         return read_instances(files.instance)
 
 
@@ -164,8 +165,8 @@ class Layouts(Paired):
             sent = {} if unlabelled < 0 else {unlabelled: info.num_classes}
             description = make_description(info, sent, palette=[c.color for c in info.classes])
             advice = f"The classes: {listed(info)}. {_UNLABELLED}"
-            labels = dataclasses.replace(description.labels, advice=advice)
-            description = dataclasses.replace(description, labels=labels)
+            advised = dataclasses.replace(description.labels, advice=advice)
+            description = dataclasses.replace(description, labels=advised)
         else:
             description = describe(_described_at(root), root, num_classes, void_id)
         info = dataclasses.replace(description.info, has_instances=edges is not None, has_captions=False)
@@ -349,7 +350,8 @@ def _upright(photo: Photo, example: Example, files: Files) -> Example:
 
 def _same_size(example: Example, files: Files, mismatch: str) -> Example:
     """The example with image, layout and instance of one size, resampled only if asked to."""
-    sizes = {key: example[key].shape[:2] for key in ("image", "layout", "instance") if key in example}
+    maps = ("image", "layout", "instance")
+    sizes: dict[str, tuple[int, int]] = {key: example[key].shape[:2] for key in maps if key in example}
     if len(set(sizes.values())) == 1:
         return example
     keep = "layout" if mismatch == "resize_image" or "image" not in example else "image"

@@ -222,7 +222,7 @@ or, merged beforehand,
 
 def _painted(prefix: str) -> np.ndarray:
     """The parts at `prefix`_PART.png over each other, a later one over an earlier one."""
-    layout = None
+    layout: np.ndarray | None = None
     for class_id, part in enumerate(classes.CELEBAMASK_HQ_PARTS, start=1):
         path = Path(f"{prefix}{part}.png")
         if not path.is_file():

@@ -87,7 +87,8 @@ class Canvas:
         return x * self.height, y * self.height
 
     def faded(self, color: Color, amount: float) -> tuple[int, int, int]:
-        return tuple(round(c + (h - c) * amount) for c, h in zip(color, self.haze))
+        r, g, b = (round(c + (h - c) * amount) for c, h in zip(color, self.haze))
+        return r, g, b
 
     def fade(self, z: float) -> float:
         return 1 - math.exp(-self.scene.haze * max(0.0, z - 1))
@@ -226,7 +227,8 @@ class Pen:
         self._put("polygon", where, color, glow, detail)
 
     def shade(self, color: Color, light: float) -> Color:
-        return tuple(min(255.0, max(0.0, c * light)) for c in color)
+        r, g, b = (min(255.0, max(0.0, c * light)) for c in color)
+        return r, g, b
 
 
 @cache

@@ -165,7 +165,8 @@ class Plan:
     def near(self, color: Color, spread: float = 10) -> Color:
         """A colour like this one: lighter or darker, and a little off."""
         shift = self.rng.gauss(0, spread)
-        return tuple(min(255, max(0, c + shift + self.rng.gauss(0, spread / 3))) for c in color)
+        r, g, b = (min(255, max(0, c + shift + self.rng.gauss(0, spread / 3))) for c in color)
+        return r, g, b
 
     def thing(self, kind, x, z, width, height, color, style="", **more) -> None:
         seed = self.rng.getrandbits(30)

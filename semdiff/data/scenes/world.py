@@ -44,11 +44,12 @@ class Scenes:
         object.__setattr__(self, "length", length)
 
     def __len__(self) -> int:
+        assert self.length is not None  # __post_init__ has set it
         return self.length
 
     def __getitem__(self, index: int) -> Example:
         index = operator.index(index)
-        if not 0 <= index < self.length:
+        if not 0 <= index < len(self):
             raise IndexError(f"scenes {self.split}: no example {index}, there are {self.length}")
         rng = random.Random(f"{self.seed}/{self.split}/{index}")
         scene = compose(rng, self.size[1] / self.size[0])
@@ -76,7 +77,7 @@ def caption(place: str, light: str, layout: np.ndarray, instance: np.ndarray) ->
     """What the picture shows: "a city street at dusk with two cars, a tree and a person"."""
     article = "an" if place[0] in "aeiou" else "a"
     counts = visible(layout, instance)
-    order = (plan.CAR, plan.PERSON, plan.BOAT, plan.DOG, plan.BIRD, plan.SIGN)
+    order: tuple[int, ...] = (plan.CAR, plan.PERSON, plan.BOAT, plan.DOG, plan.BIRD, plan.SIGN)
     order += (plan.TRAFFIC_LIGHT, plan.LAMP, plan.TREE, plan.BUILDING)
     parts = [_counted(kind, counts[kind]) for kind in order if kind in counts]
     if len(parts) > 1:
