@@ -165,7 +165,7 @@ def sampling(preset: Preset, cache: bool | None = None) -> Callable:
     config = load(preset)
     trainer = Trainer.build(config, build.build_method(config, Data(preset.classes, preset.instances)))
     params = jax.jit(lambda k: trainer.init(k).params)(jax.random.key(0))
-    c = config.sample if cache is None else replace(config.sample, cache_modulation=cache)
+    c = config.sample if cache is None else replace(config.sample, cache_condition=cache)
     generate = chains.build_generate(trainer.method, c)
     batch = random_batch(replace(config, train=replace(config.train, batch_size=c.batch_size)), preset)
     condition = {"layout": batch["layout"], "edges": batch.get("edges")}

@@ -136,7 +136,7 @@ class Chain:
             c.guidance if weight is None else weight, c.guidance_channels, c.guidance_interval
         )
         kept_keys = samplers.fold_in(keys, 2) if c.layout_noise == "coherent" else None
-        return self.method.denoise_fn(params, condition, guide, kept_keys, c.cache_modulation)
+        return self.method.denoise_fn(params, condition, guide, kept_keys, c.cache_condition)
 
 
 def kept_where(free: ByHalf, made: State | ByHalf, known: State | ByHalf) -> tuple:

@@ -200,7 +200,7 @@ class Sample:
     # Where layouts are noised: fresh at each step, or coherent: masks only ever open up.
     layout_noise: Literal["fresh", "coherent"] = "fresh"
     # Compute what a clean layout does to the network once a chain, not at each step, where that takes at most 2 GiB a batch.
-    cache_modulation: bool = True
+    cache_condition: bool = True
     # Sample with the averaged weights.
     ema: bool = True
     # A model folder, a file of weights or a released .pt, in place of the newest checkpoint.
@@ -296,7 +296,7 @@ class Experiment:
 
 
 # Keys that had another name once: what was written then is still read.
-RENAMED = {"evaluate.noise": "evaluate.corruptions"}
+RENAMED = {"evaluate.noise": "evaluate.corruptions", "sample.cache_modulation": "sample.cache_condition"}
 
 
 def default() -> ml_collections.ConfigDict:
@@ -335,6 +335,8 @@ def check_key(key: str):
 
 
 def _unknown(path: str, key: str, known) -> ConfigError:
+    if now := RENAMED.get(f"{path}.{key}".removeprefix("config.")):
+        return ConfigError(f"{path}.{key} is called config.{now} now")
     near = difflib.get_close_matches(key, known, n=1)
     hint = f"did you mean {path}.{near[0]}?" if near else f"known keys: {', '.join(known) or 'none'}"
     return ConfigError(f"unknown key {path}.{key}; {hint}")

@@ -119,7 +119,7 @@ NOT_IN_IMAGE = (
     "unlabelled",
     "limit",
     "output",
-    "cache_modulation",
+    "cache_condition",
     "weights",
 )
 

@@ -7,8 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from semdiff import draw, inputs, logs, parallel
-from semdiff.build import build_layout_process
+from semdiff import build, draw, inputs, logs, parallel
 from semdiff.checkpoint import prepare_workdir
 from semdiff.config import Experiment, Layout
 from semdiff.data import augment, corruptions
@@ -28,9 +27,9 @@ def stats(config: Experiment, workdir: Path) -> Path:
     """
     if config.layout.transition == "none":
         config = replace(config, layout=Layout(transition="absorbing"))
-    source = inputs.training_source(config.data, config.seed)
-    rates = inputs.class_rates(config, source, workdir)
-    process = build_layout_process(config, source.info.num_classes, rates)
+    opened = build.opened(config, workdir)
+    source, rates = opened.source, opened.rates
+    process = build.build_layout_process(config, opened.info.num_classes, rates)
     assert process is not None, "its transition is absorbing"
     if jax.process_index():
         return workdir

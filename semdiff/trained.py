@@ -186,6 +186,10 @@ def read_weights(path: Path, heads: int = 0, head_width: int = sdm.HEAD_WIDTH) -
     """(parameters, metadata) of a model folder, of a file of ours, or of a released .pt, which is not executed."""
     if path.is_dir():
         path = path / WEIGHTS
+    if not path.is_file():
+        raise ConfigError(
+            f"{path}: no such file; expected a model folder, weights (.safetensors) or a released .pt"
+        )
     if path.suffix not in RELEASED:
         return weights.load_weights(path)
     tensors = torch_file.load(path)

@@ -268,6 +268,7 @@ def changed(key: str, value):
             1.0,
             r"unknown key config.optimizer.learning_rat; did you mean .*learning_rate",
         ),
+        ("evaluate.noise", ("ds",), "config.evaluate.noise is called config.evaluate.corruptions now"),
         ("train.xyz", 1, r"unknown key config.train.xyz; known keys: steps, batch_size"),
         ("train.steps", "many", r"config.train.steps is 'many', a str; expected an int"),
         ("train.steps", 1.5, r"config.train.steps is 1.5, a float"),

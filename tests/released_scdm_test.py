@@ -100,7 +100,7 @@ def test_released_sampling(x64_everywhere, monkeypatch):
     )
     condition = {"layout": jnp.asarray(LAYOUT, jnp.int32), "edges": jnp.asarray(EDGES, jnp.uint8)}
     keys = jax.random.split(jax.random.key(0), 2)
-    settings = replace(c.sample, cache_modulation=False)  # the stand-in has none
+    settings = replace(c.sample, cache_condition=False)  # the stand-in has none
     pixels = chains.build_generate(spelled, settings)({}, condition, keys, LAYOUT.shape[1:]).image
     jax.effects_barrier()
 

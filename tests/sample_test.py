@@ -139,8 +139,8 @@ def test_another_layout_of_the_same_name_is_not_taken_for_done(setting, tmp_path
 
 def test_cached_modulation_gives_the_same_images(setting, tmp_path):
     layouts = layouts_folder(tmp_path / "in", [(8, 8)] * 2)
-    plain = images_of(run(setting, tmp_path / "a", layouts=layouts, cache_modulation=False))
-    cached = images_of(run(setting, tmp_path / "b", layouts=layouts, cache_modulation=True))
+    plain = images_of(run(setting, tmp_path / "a", layouts=layouts, cache_condition=False))
+    cached = images_of(run(setting, tmp_path / "b", layouts=layouts, cache_condition=True))
     for name in plain:
         assert np.abs(plain[name].astype(int) - cached[name]).max() <= 1
 
@@ -316,8 +316,8 @@ def test_a_noised_layout_changes_the_image_and_its_noise_may_be_kept(scdm, setti
 
 def test_of_a_noised_layout_only_the_null_is_cached(scdm, tmp_path):
     layouts = layouts_folder(tmp_path / "in", [(8, 8)] * 2)
-    plain = images_of(run(scdm, tmp_path / "a", layouts=layouts, cache_modulation=False))
-    cached = images_of(run(scdm, tmp_path / "b", layouts=layouts, cache_modulation=True))
+    plain = images_of(run(scdm, tmp_path / "a", layouts=layouts, cache_condition=False))
+    cached = images_of(run(scdm, tmp_path / "b", layouts=layouts, cache_condition=True))
     for name in plain:
         assert np.abs(plain[name].astype(int) - cached[name]).max() <= 1
 

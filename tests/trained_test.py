@@ -164,8 +164,11 @@ def test_a_pt_is_read_as_it_is(monkeypatch, tmp_path):
     seen = {}
     monkeypatch.setattr(trained.torch_file, "load", lambda path: {"of": path})
     monkeypatch.setattr(sdm, "to_semdiff", lambda tensors, **how: seen.update(how) or {"a": tensors["of"]})
+    (tmp_path / "x.pt").touch()
     assert trained.read_weights(tmp_path / "x.pt", 2, 32) == ({"a": tmp_path / "x.pt"}, {})
     assert (seen["heads"], seen["head_width"]) == (2, 32)
+    with pytest.raises(ConfigError, match=r"y\.pt: no such file; expected a model folder"):
+        trained.read_weights(tmp_path / "y.pt")
 
 
 def test_training_goes_on_from_a_model_folder(folder, model, tmp_path):
