@@ -13,6 +13,8 @@ from typing import Any
 
 import numpy as np
 
+from semdiff.convert import table
+from semdiff.convert.table import Entry, layer, norm
 from semdiff.convert.weights import differences, flatten, unflatten, write_safetensors
 
 HEAD_WIDTH = 64  # of all released networks; weights do not tell
@@ -38,45 +40,13 @@ class Architecture:
     conv_resample: bool
 
 
-@dataclass(frozen=True)
-class Entry:
-    """One of our parameters and the tensors it is made of.
-
-    Each tensor has `shape`; reshaped to `core` and transposed by `axes` it is ours. Several (gamma
-    and beta) are joined along the last axis.
-    """
-
-    name: str
-    sources: tuple[str, ...]
-    shape: tuple[int, ...]
-    core: tuple[int, ...]
-    axes: tuple[int, ...]
-
-    @property
-    def our_shape(self) -> tuple[int, ...]:
-        *front, last = (self.core[axis] for axis in self.axes)
-        return (*front, last * len(self.sources))
-
-    def from_torch(self, tensors: Mapping[str, np.ndarray]) -> np.ndarray:
-        parts = [tensors[name].reshape(self.core).transpose(self.axes) for name in self.sources]
-        return np.concatenate(parts, axis=-1)
-
-    def to_torch(self, param: np.ndarray) -> dict[str, np.ndarray]:
-        back = np.argsort(self.axes)
-        parts = np.split(param, len(self.sources), axis=-1)
-        return {
-            name: np.ascontiguousarray(part.transpose(back)).reshape(self.shape)
-            for name, part in zip(self.sources, parts)
-        }
-
-
 def infer_config(tensors: Mapping[str, Any], source: str | Path = "the checkpoint") -> dict:
     """The network a released checkpoint belongs to, from names and shapes alone.
 
     Besides `Architecture`'s fields: learned_sigma. Not to be recovered: how label_channels splits
     into classes and edge channel, and the heads' width (`HEAD_WIDTH` in all released networks).
     """
-    architecture = _architecture(_sketch_torch(_bare(tensors), source), source)
+    architecture = _architecture(_sketch_torch(table.bare(tensors), source), source)
     learned = architecture.out_channels == 2 * architecture.image_channels
     return asdict(architecture) | {"learned_sigma": learned}
 
@@ -94,19 +64,15 @@ def to_semdiff(
     new_attention_order: for networks trained with that option, whose qkv channels come q k v
     first, then head. Needs the heads' number or, where that is 0, their width.
     """
-    tensors = _bare(tensors)
+    tensors = table.bare(tensors)
     architecture = _architecture(_sketch_torch(tensors, source), source)
     entries = _entries(architecture)
-    wanted = {name: (entry.shape, None) for entry in entries for name in entry.sources}
-    problems = differences({name: (t.shape, None) for name, t in tensors.items()}, wanted)
-    if problems:
+    if problems := table.misfits(entries, tensors):
         raise ValueError(
             f"{source}: not the network of SDM that its names suggest ({architecture}): {problems}. "
             "Pass the state_dict of the released UNet, nothing left out or added"
         )
-    for name, tensor in tensors.items():
-        if not np.issubdtype(tensor.dtype, np.inexact) and "float" not in tensor.dtype.name:
-            raise ValueError(f"{source}: tensor {name!r} is {tensor.dtype}, expected floating point")
+    table.check_floats(tensors, source)
     if new_attention_order:
         tensors = {
             name: _heads_first(tensor, heads, head_width, f"{source}: {name}")
@@ -114,8 +80,7 @@ def to_semdiff(
             else tensor
             for name, tensor in tensors.items()
         }
-    params = {entry.name: _at_least_float32(entry.from_torch(tensors)) for entry in entries}
-    return unflatten(params)
+    return unflatten(table.ours(entries, tensors))
 
 
 def to_torch(params: Mapping[str, Any], source: str | Path = "the parameters") -> dict[str, np.ndarray]:
@@ -146,9 +111,9 @@ def export_safetensors(
 def _entries(a: Architecture) -> list[Entry]:
     widths = [multiplier * a.base for multiplier in a.multipliers]
     entries = [
-        *_layer("dense", "time_embed.0", "time_embed_0", a.base, 4 * a.base),
-        *_layer("dense", "time_embed.2", "time_embed_1", 4 * a.base, 4 * a.base),
-        *_layer("conv", "input_blocks.0.0", "conv_in", a.image_channels, widths[0]),
+        *layer("dense", "time_embed.0", "time_embed_0", a.base, 4 * a.base),
+        *layer("dense", "time_embed.2", "time_embed_1", 4 * a.base, 4 * a.base),
+        *layer("conv", "input_blocks.0.0", "conv_in", a.image_channels, widths[0]),
     ]
     channels, skips = widths[0], [widths[0]]
     for level, width in enumerate(widths):
@@ -163,14 +128,14 @@ def _entries(a: Architecture) -> list[Entry]:
             if a.resblock_updown:
                 entries += _residual(a, torch, f"{ours}/res", width, width, spade=False)
             elif a.conv_resample:
-                entries += _layer("conv", f"{torch}.op", f"{ours}/resample/conv", width, width)
+                entries += layer("conv", f"{torch}.op", f"{ours}/resample/conv", width, width)
             skips.append(channels)
     entries += _residual(a, "middle_block.0", "middle_res_0", channels, channels, spade=True)
     entries += _attention(a, None, "middle_block.1", "middle_attention", channels)
     entries += _residual(a, "middle_block.2", "middle_res_1", channels, channels, spade=True)
     entries += _decoder(a, widths, channels, skips)
-    entries += _norm("out.0", "norm_out", widths[0])
-    entries += _layer("conv", "out.2", "conv_out", widths[0], a.out_channels)
+    entries += norm("out.0", "norm_out", widths[0])
+    entries += layer("conv", "out.2", "conv_out", widths[0], a.out_channels)
     return entries
 
 
@@ -188,7 +153,7 @@ def _decoder(a: Architecture, widths: list[int], channels: int, skips: list[int]
                 if a.resblock_updown:
                     yield from _residual(a, torch, ours, width, width, spade=True)
                 elif a.conv_resample:
-                    yield from _layer("conv", f"{torch}.conv", f"{ours}/conv", width, width)
+                    yield from layer("conv", f"{torch}.conv", f"{ours}/conv", width, width)
             channels = width
             index += 1
 
@@ -202,47 +167,31 @@ def _residual(
         yield from _spade(a, f"{torch}.in_norm", f"{ours}/norm1", inputs)
         yield from _spade(a, f"{torch}.out_norm", f"{ours}/norm2", outputs)
     else:
-        yield from _norm(f"{torch}.in_layers.0", f"{ours}/norm1", inputs)
-        yield from _norm(f"{torch}.out_layers.0", f"{ours}/norm2", outputs)
-    yield from _layer("conv", f"{torch}.in_layers.{first}", f"{ours}/conv1", inputs, outputs)
-    yield from _layer("conv", f"{torch}.out_layers.{last}", f"{ours}/conv2", outputs, outputs)
+        yield from norm(f"{torch}.in_layers.0", f"{ours}/norm1", inputs)
+        yield from norm(f"{torch}.out_layers.0", f"{ours}/norm2", outputs)
+    yield from layer("conv", f"{torch}.in_layers.{first}", f"{ours}/conv1", inputs, outputs)
+    yield from layer("conv", f"{torch}.out_layers.{last}", f"{ours}/conv2", outputs, outputs)
     time = outputs * (1 + a.scale_shift)
-    yield from _layer("dense", f"{torch}.emb_layers.1", f"{ours}/time", 4 * a.base, time)
+    yield from layer("dense", f"{torch}.emb_layers.1", f"{ours}/time", 4 * a.base, time)
     if inputs != outputs:
-        yield from _layer("1x1", f"{torch}.skip_connection", f"{ours}/skip", inputs, outputs)
+        yield from layer("1x1", f"{torch}.skip_connection", f"{ours}/skip", inputs, outputs)
 
 
 def _attention(a: Architecture, level: int | None, torch: str, ours: str, width: int) -> list[Entry]:
     if level is not None and 2**level not in a.attention:
         return []
     return [
-        *_norm(f"{torch}.norm", f"{ours}/norm", width),
-        *_layer("pointwise", f"{torch}.qkv", f"{ours}/qkv", width, 3 * width),
-        *_layer("pointwise", f"{torch}.proj_out", f"{ours}/out", width, width),
+        *norm(f"{torch}.norm", f"{ours}/norm", width),
+        *layer("pointwise", f"{torch}.qkv", f"{ours}/qkv", width, 3 * width),
+        *layer("pointwise", f"{torch}.proj_out", f"{ours}/out", width, width),
     ]
-
-
-def _norm(torch: str, ours: str, width: int) -> Iterator[Entry]:
-    for theirs, name in (("weight", "scale"), ("bias", "bias")):
-        yield Entry(f"{ours}/{name}", (f"{torch}.{theirs}",), (width,), (width,), (0,))
 
 
 def _spade(a: Architecture, torch: str, ours: str, width: int) -> Iterator[Entry]:
     shared = f"{torch}.mlp_shared.0"
-    yield from _layer("conv", shared, f"{ours}/labels", a.label_channels, a.spade_hidden)
+    yield from layer("conv", shared, f"{ours}/labels", a.label_channels, a.spade_hidden)
     pair = (f"{torch}.mlp_gamma", f"{torch}.mlp_beta")
-    yield from _layer("conv", pair, f"{ours}/modulation_conv", a.spade_hidden, width)
-
-
-def _layer(kind: str, torch: str | tuple[str, ...], ours: str, inputs: int, outputs: int) -> Iterator[Entry]:
-    tail = {"conv": (3, 3), "1x1": (1, 1), "dense": (), "pointwise": (1,)}[kind]
-    shape = (outputs, inputs, *tail)
-    core = shape if len(tail) == 2 else (outputs, inputs)
-    axes = (2, 3, 1, 0) if len(tail) == 2 else (1, 0)
-    modules = (torch,) if isinstance(torch, str) else torch
-    yield Entry(f"{ours}/kernel", tuple(f"{m}.weight" for m in modules), shape, core, axes)
-    biases = tuple(f"{m}.bias" for m in modules)
-    yield Entry(f"{ours}/bias", biases, (outputs,), (outputs,), (0,))
+    yield from layer("conv", pair, f"{ours}/modulation_conv", a.spade_hidden, width)
 
 
 # --- which network is it
@@ -378,12 +327,6 @@ def _foreign(source: str | Path, lacking: str, names: Mapping[str, Any]) -> str:
 # --- tensors
 
 
-def _bare(tensors: Mapping[str, Any]) -> dict[str, Any]:
-    """Without the prefix that PyTorch's data-parallel wrapper puts before every name."""
-    wrapped = tensors and all(name.startswith("module.") for name in tensors)
-    return {name.removeprefix("module.") if wrapped else name: t for name, t in tensors.items()}
-
-
 def _heads_first(tensor: np.ndarray, heads: int, head_width: int, what: str) -> np.ndarray:
     """Rows ordered (q k v, head, channel) -> (head, q k v, channel)."""
     width = tensor.shape[0] // 3
@@ -395,7 +338,3 @@ def _heads_first(tensor: np.ndarray, heads: int, head_width: int, what: str) -> 
         )
     parts = tensor.reshape(3, heads, width // heads, *tensor.shape[1:])
     return np.ascontiguousarray(parts.swapaxes(0, 1)).reshape(tensor.shape)
-
-
-def _at_least_float32(param: np.ndarray) -> np.ndarray:
-    return np.asarray(param, np.float32 if param.dtype.itemsize < 4 else param.dtype, order="C")
