@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-COLUMNS = ("mIoU", "mIoU rare", "accuracy", "Frechet")
+from semdiff.evaluate import DIGITS
 
 
 def evaluations(pattern: str) -> list[dict]:
@@ -39,8 +39,7 @@ def table(arms: dict[str, list[dict]], column: str) -> str:
     for row in rows:
         values = [[e[row][column] for e in es] for es in arms.values()]
         if all(None not in v for v in values):
-            digits = 2 if column == "Frechet" else 1
-            lines.append(f"| {row} |" + "".join(f" {cell(v, digits)} |" for v in values))
+            lines.append(f"| {row} |" + "".join(f" {cell(v, DIGITS[column])} |" for v in values))
     return "\n".join(lines)
 
 
@@ -49,7 +48,7 @@ def main():
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("runs", nargs="+", metavar="NAME=PATTERN")
-    parser.add_argument("--column", choices=COLUMNS, action="append")
+    parser.add_argument("--column", choices=DIGITS, action="append")
     arguments = parser.parse_args()
     arms = {}
     for text in arguments.runs:
@@ -57,7 +56,7 @@ def main():
         if not equals:
             parser.error(f"{text!r}: expected NAME=PATTERN")
         arms[name] = evaluations(pattern)
-    print("\n\n".join(table(arms, column) for column in arguments.column or COLUMNS))
+    print("\n\n".join(table(arms, column) for column in arguments.column or DIGITS))
 
 
 if __name__ == "__main__":

@@ -152,7 +152,7 @@ class Model:
                     "differ in size; they must be the same, in pixels"
                 )
             [task] = tasks.tasks_of(self.trained.method, example, replace(c, per_layout=1))
-            todo.append(edit.held(task, self.trained.method, photo, free))
+            todo.append(tasks.held(task, self.trained.method, image=photo, free_image=free))
         return [state.image for state in self._made(todo, c, resample)]
 
     def segment(
@@ -170,10 +170,9 @@ class Model:
         c, photos = self._settings(settings), _several(images, 3)
         todo = []
         for i, photo in enumerate(photos):
-            nowhere = np.zeros(photo.shape[:2], bool)
             for copy in range(draws):
                 task = tasks.unconditional(method, f"image {i}", photo.shape[:2], c.seed, copy, photo)
-                todo.append(edit.held(task, method, photo, nowhere))
+                todo.append(tasks.held(task, method, image=photo))
         layouts = [state.layout for state in self._made(todo, c, resample)]
         voted = [most_frequent(layouts[i : i + draws]) for i in range(0, len(layouts), draws)]
         return np.stack(voted) if len({v.shape for v in voted}) == 1 else voted

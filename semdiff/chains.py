@@ -69,7 +69,7 @@ class Chain:
             raise ConfigError(
                 "config.sample.layout_noise is coherent, but config.layout.transition is none: layouts are not noised"
             )
-        return cls(method, c, samplers.Joint(build_corrected(c)))
+        return cls(method, c, samplers.Joint(build_corrected(c), samplers.LayoutStep(c.layout_last)))
 
     @property
     def process(self) -> joint.Process:
@@ -133,7 +133,10 @@ class Chain:
     def denoise_fn(self, params, condition, keys, weight=None) -> samplers.DenoiseFn:
         c = self.c
         guide = guidance.Guidance(
-            c.guidance if weight is None else weight, c.guidance_channels, c.guidance_interval
+            c.guidance if weight is None else weight,
+            c.guidance_channels,
+            c.guidance_interval,
+            None if c.layout_guidance < 0 else c.layout_guidance,
         )
         kept_keys = samplers.fold_in(keys, 2) if c.layout_noise == "coherent" else None
         return self.method.denoise_fn(params, condition, guide, kept_keys, c.cache_condition)
@@ -206,7 +209,8 @@ def num_steps(c: Sample) -> int:
 
 def passes(method: Method, c: Sample) -> int:
     """How often the network is asked for an image: at each step, and again where guidance asks for the null condition."""
-    guide = guidance.Guidance(c.guidance, c.guidance_channels, c.guidance_interval)
+    layout = None if c.layout_guidance < 0 else c.layout_guidance
+    guide = guidance.Guidance(c.guidance, c.guidance_channels, c.guidance_interval, layout)
     times = build_times(method.image.schedule, c)[:-1]
     if not guide.needs_null:
         return len(times)

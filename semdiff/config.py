@@ -46,6 +46,8 @@ class Data:
     mismatch: Literal["error", "resize_label", "resize_image"] = "error"
     # Folder without dataset.json: the number of classes; 0: as found.
     num_classes: int = 0
+    # Share of the training images whose captions are told; the others train what is said of no caption.
+    captioned: float = 1.0
     # Keep decoded images in memory.
     cache: bool = True
     # Processes that prepare batches; 0: threads.
@@ -54,8 +56,9 @@ class Data:
 
 @dataclass(frozen=True)
 class SpadeUNet:
-    """The network of SDM and SCDM."""
+    """The network of SDM and SCDM: images, given layouts."""
 
+    kind: Literal["spade_unet"] = "spade_unet"
     base: int = 64
     multipliers: tuple[int, ...] = (1, 2, 3, 4)
     blocks: int = 2
@@ -83,6 +86,39 @@ class SpadeUNet:
 
 
 @dataclass(frozen=True)
+class JointUNet:
+    """The network of GCDP: images and layouts together, told of words."""
+
+    kind: Literal["joint_unet"] = "joint_unet"
+    base: int = 128
+    multipliers: tuple[int, ...] = (1, 2, 4, 8)
+    # At each level.
+    blocks: tuple[int, ...] = (2, 4, 8, 8)
+    # Levels, from 0, at which positions attend to each other, and to the words.
+    attention: tuple[int, ...] = (1, 2, 3)
+    cross_attention: tuple[int, ...] = (1, 2, 3)
+    heads: int = 8
+    head_width: int = 64
+    groups: int = 8
+    # Sizes of the first convolutions.
+    stem: tuple[int, ...] = (3, 7, 15)
+    # What the first convolution gives also goes to the last block: for narrow networks.
+    stem_to_last: bool = False
+    # Channels that y_t is embedded in.
+    label_channels: int = 3
+    # Of what words are embedded in (T5-large: 1024).
+    text_width: int = 1024
+    # Words of a caption at most.
+    text_length: int = 256
+    # Tokens that a caption is pooled to; 0: it is not.
+    latents: int = 32
+    # Recompute blocks in the backward pass: less memory, more time.
+    remat: bool = False
+    # Of the convolutions.
+    dtype: Literal["float32", "bfloat16"] = "float32"
+
+
+@dataclass(frozen=True)
 class Process:
     schedule: Literal["linear", "cosine", "scaled_linear", "cosine_log_snr", "linear_log_snr"] = "linear"
     steps: int = 1000
@@ -94,9 +130,10 @@ class Process:
 class Layout:
     """What happens to the layout while the image is noised."""
 
-    # None (SDM): it stays clean; absorbing (SCDM): its pixels are masked, class by class.
-    transition: Literal["none", "absorbing"] = "none"
-    # Of masking.
+    # None (SDM): it stays clean; absorbing (SCDM): its pixels are masked, class by class; uniform (GCDP): they become any
+    # class. A network of both halves generates the layout, and needs one of the last two.
+    transition: Literal["none", "absorbing", "uniform"] = "none"
+    # Of masking, or of becoming any class (linear or cosine).
     schedule: Literal["classwise", "linear", "cosine", "table"] = "classwise"
     # psi phi per class, for classwise: data (measured on the training split, kept in the workdir), the released ade20k,
     # coco_stuff or celebamask_hq, or a file: .npy or .json. For table: a .npy of gamma, [T + 1, K].
@@ -107,6 +144,8 @@ class Layout:
     floor: bool = True
     # 1: the released code's clock, one step behind the image's.
     lag: int = 0
+    # Of a cosine schedule: gamma = cos^(2 power).
+    power: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -118,8 +157,10 @@ class Loss:
     # Of the variational term of one step; 1 is 0.001 of its 1000-fold sum.
     vlb_weight: float = 1.0
     time_sampling: Literal["uniform", "loss_aware"] = "uniform"
-    # Share of examples whose layout is replaced by the null condition.
+    # Share of examples whose condition (layout, or words) is replaced by the null condition.
     condition_dropout: float = 0.0
+    # Of the layout's bound, in bits per pixel and step, where layouts are generated (GCDP's released code: T / K).
+    layout_weight: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -187,6 +228,8 @@ class Sample:
     eta: float = 0.0
     # 1 is none.
     guidance: float = 1.5
+    # Of the layout, where it is generated; -1: as the image's.
+    layout_guidance: float = -1.0
     # All: the variance too.
     guidance_channels: Literal["mean", "all"] = "mean"
     # Shares of T between which guidance acts.
@@ -209,8 +252,12 @@ class Sample:
     seed: int = 0
     # Images per layout.
     per_layout: int = 1
-    # A folder of label PNGs; empty: the layouts of data.eval_split.
+    # A folder of label PNGs of class ids (not what a release means by a value); empty: the layouts of data.eval_split.
     layouts: str = ""
+    # A .txt with a caption a line, or .jsonl of {"image", "caption"}, for a network that is told of words.
+    captions: str = ""
+    # Of the layout's last step, where layouts are generated: the likeliest class, or a draw.
+    layout_last: Literal["argmax", "draw"] = "argmax"
     # The value in a folder's label files that means no label; -1: every pixel has a class.
     unlabelled: int = -1
     # Of layouts from a folder; (0, 0): data.size; (-1, -1): their own.
@@ -236,6 +283,22 @@ class Edit:
     # Repetitions of each step, for borders that agree better.
     resample: int = 1
     # Folder; empty: WORKDIR/edits/STEP.
+    output: str = ""
+
+
+@dataclass(frozen=True)
+class Segment:
+    # Folder of photographs.
+    images: str = ""
+    # Captions of them, by name: a .jsonl of {"image", "caption"}; empty: nothing is said.
+    captions: str = ""
+    # Layouts drawn of each; a pixel gets its most frequent class.
+    draws: int = 4
+    # Repetitions of each step, for layouts that agree better with the image (the paper: 1).
+    resample: int = 1
+    # Also write how often each pixel was drawn as each class.
+    probabilities: bool = False
+    # Folder; empty: WORKDIR/segmented/STEP.
     output: str = ""
 
 
@@ -280,7 +343,7 @@ class Export:
 class Experiment:
     seed: int = 0
     data: Data = field(default_factory=Data)
-    model: SpadeUNet = field(default_factory=SpadeUNet)
+    model: SpadeUNet | JointUNet = field(default_factory=SpadeUNet)
     process: Process = field(default_factory=Process)
     layout: Layout = field(default_factory=Layout)
     loss: Loss = field(default_factory=Loss)
@@ -288,6 +351,7 @@ class Experiment:
     train: Train = field(default_factory=Train)
     sample: Sample = field(default_factory=Sample)
     edit: Edit = field(default_factory=Edit)
+    segment: Segment = field(default_factory=Segment)
     evaluate: Evaluate = field(default_factory=Evaluate)
     tune: Tune = field(default_factory=Tune)
     export: Export = field(default_factory=Export)
@@ -304,8 +368,8 @@ def default() -> ml_collections.ConfigDict:
     return as_config_dict(Experiment())
 
 
-def as_config_dict(config: Experiment) -> ml_collections.ConfigDict:
-    """As files of configs/ return it, to be changed from the command line."""
+def as_config_dict(config: Any) -> ml_collections.ConfigDict:
+    """As files of configs/ return it, or a part of it, to be changed from the command line."""
     return ml_collections.ConfigDict(dataclasses.asdict(config), convert_dict=True)
 
 
@@ -328,10 +392,17 @@ def check_key(key: str):
     cls: object = Experiment
     path = "config"
     for name in key.split("."):
-        fields = {f.name: f.type for f in dataclasses.fields(cls)} if dataclasses.is_dataclass(cls) else {}
+        fields = {f.name: f.type for c in _dataclasses(cls) for f in dataclasses.fields(c)}
         if name not in fields:
             raise _unknown(path, name, fields)
         cls, path = fields[name], f"{path}.{name}"
+
+
+def _dataclasses(kind: Any) -> list[type]:
+    """A dataclass, or each of a choice of them."""
+    return [
+        k for k in (typing.get_args(kind) or (kind,)) if dataclasses.is_dataclass(k) and isinstance(k, type)
+    ]
 
 
 def _unknown(path: str, key: str, known) -> ConfigError:
@@ -352,8 +423,11 @@ def _parse(cls, config, path: str):
 
 def _value(value: Any, kind: Any, path: str):
     """The value as one of its key's kind: ints pass as floats, lists as tuples; nothing else is bent."""
-    if dataclasses.is_dataclass(kind):
-        return _parse(kind, value, path)
+    if kinds := _dataclasses(kind):
+        named = {typing.get_args(typing.get_type_hints(k)["kind"])[0]: k for k in kinds if len(kinds) > 1}
+        if named and "kind" in value:
+            return _parse(named[choose(tuple(named), value["kind"], f"{path}.kind")], value, path)
+        return _parse(kinds[0], value, path)
     if typing.get_origin(kind) is Literal:
         return choose(typing.get_args(kind), value, path)
     if typing.get_origin(kind) is tuple:

@@ -4,20 +4,17 @@ The chain ends at t = 0, where what is held is the image itself, and 8-bit pixel
 """
 
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from semdiff import inputs, parallel
 from semdiff.config import ConfigError, Edit, Sample
-from semdiff.data.augment import padded
 from semdiff.data.images import read_mask, read_photo
-from semdiff.diffusion.joint import ByHalf
 from semdiff.method import Method
 from semdiff.outputs import Output, run_tasks, settings_of
 from semdiff.paths import local_path
-from semdiff.tasks import Runner, Task, tasks_of
+from semdiff.tasks import Runner, Task, held, tasks_of
 from semdiff.trained import Trained
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")
@@ -75,14 +72,8 @@ def edit_tasks(method: Method, example: dict, old: dict | None, c: Edit, s: Samp
             "they must be the same, in pixels"
         )
     for task in tasks_of(method, example | drawn, s):
-        yield held(task, method, photo.pixels, free)
-
-
-def held(task: Task, method: Method, pixels: np.ndarray, free: np.ndarray) -> Task:
-    """The task with its image held at `pixels` but where it is free."""
-    multiple = method.network.size_multiple
-    known, loose = padded(pixels, multiple), padded(free, multiple)
-    return replace(task, known=ByHalf(known), free=ByHalf(loose))
+        drawn_too = layout if method.process.layout is not None else None
+        yield held(task, method, image=photo.pixels, free_image=free, layout=drawn_too)
 
 
 def find(folder: Path, name: str, suffixes: tuple[str, ...]) -> Path:

@@ -2,6 +2,7 @@
 
 import contextlib
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -14,12 +15,17 @@ from semdiff.config import ConfigError, Experiment, Sample, as_dict, fingerprint
 from semdiff.convert import weights
 from semdiff.data import augment, corruptions, pipeline, statistics
 from semdiff.data.source import Info
+from semdiff.data.text import named_classes
+from semdiff.diffusion.joint import ByHalf
 from semdiff.method import Method
 from semdiff.metrics import frechet, segmenter
 from semdiff.metrics.segmentation import Confusion
 from semdiff.paths import local_path
-from semdiff.tasks import Grid, Runner, batched, tasks_of
+from semdiff.tasks import Grid, Runner, Task, batched, held, tasks_of
 from semdiff.trained import Trained
+
+# Column of the table -> digits after the point.
+DIGITS = {"mIoU": 1, "mIoU rare": 1, "accuracy": 1, "Frechet": 2, "Frechet layouts": 3, "named": 1}
 
 
 @dataclass(frozen=True)
@@ -29,15 +35,20 @@ class Row:
     name: str
     confusion: Confusion
     frechet: float = math.nan
+    frechet_layouts: float = math.nan
+    named: float = math.nan
 
     def values(self, rare: np.ndarray) -> dict[str, float]:
-        """mIoU over the classes present, over the rarest third of them, and pixel accuracy, all in percent; the distance."""
+        """mIoU over the classes present, over the rarest third of them, and pixel accuracy, all in percent; the distances;
+        the share of the classes named in captions that are read from the images, in percent."""
         c = self.confusion
         return {
             "mIoU": 100 * c.mean_iou,
             "mIoU rare": 100 * float(np.mean(c.iou[rare])),
             "accuracy": 100 * c.accuracy,
             "Frechet": self.frechet,
+            "Frechet layouts": self.frechet_layouts,
+            "named": self.named,
         }
 
 
@@ -59,9 +70,41 @@ class Judge:
         mine = Confusion.of(true, self.reader(images), self.info.num_classes, self.info.ignored)
         return Row(name, Confusion(parallel.summed(mine.counts)))
 
-    def measured(self, name: str, images: np.ndarray) -> Row:
-        """With the distance to the real images."""
-        return replace(self.row(name, images), frechet=frechet.distance(self.moments(images), self.reference))
+    def measured(self, name: str, images: np.ndarray, layouts: np.ndarray | None = None) -> Row:
+        """With the distance to the real images; layouts: what the images should show, if not the true ones."""
+        distance = frechet.distance(self.moments(images), self.reference)
+        return replace(self.row(name, images, layouts), frechet=distance)
+
+    def drawn(self, name: str, layouts: np.ndarray) -> Row:
+        """Layouts that were drawn of the real images, against the true ones."""
+        mine = Confusion.of(self.layouts, layouts, self.info.num_classes, self.info.ignored)
+        return Row(name, Confusion(parallel.summed(mine.counts)))
+
+    def pairs(self, name: str, images: np.ndarray, layouts: np.ndarray, captions: list[str]) -> Row:
+        """Images against the layouts made with them; layouts against the real ones by how much of them each class has; and
+        whether what the captions name is there."""
+        mine, real = (
+            frechet.Moments.of(parallel.joined(self.shares(a), self.total)) for a in (layouts, self.layouts)
+        )
+        seen = parallel.summed(self.recalled(images, captions))
+        return replace(
+            self.measured(name, images, layouts),
+            frechet_layouts=frechet.distance(mine, real),
+            named=100 * seen[0] / seen[1] if seen[1] else math.nan,
+        )
+
+    def shares(self, layouts: np.ndarray) -> np.ndarray:
+        """[N, K]: how much of a layout each class has."""
+        return np.stack([(layouts == c).mean((1, 2)) for c in range(self.info.num_classes)], axis=1)
+
+    def recalled(self, images: np.ndarray, captions: list[str]) -> np.ndarray:
+        """(how many of the classes that captions name are read from their images, how many are named)."""
+        least = self.layouts[0].size / 1500 if len(self.layouts) else 0
+        counts = np.zeros(2, np.int64)
+        for read, caption in zip(self.reader(images), captions, strict=True):
+            named = named_classes(caption, self.info.names)
+            counts += [sum((read == c).sum() >= least for c in named), len(named)]
+        return counts
 
     def moments(self, images: np.ndarray) -> frechet.Moments:
         return frechet.Moments.of(parallel.joined(self.reader.features(images), self.total))
@@ -83,7 +126,7 @@ def evaluate(model: Trained, workdir: Path) -> Path:
     for kind in c.corruptions:
         corruptions.parse(kind)
     reader = build_reader(config, info, checkpoint.prepare_workdir(workdir))
-    source = inputs.evaluation_source(config.data, config.seed)
+    source = inputs.told(config, inputs.evaluation_source(config.data, config.seed), model.vocabulary)
     inputs.check_same_classes(info, source.info, model.edges)
     chosen = inputs.spread(source, c.limit)
     examples = {i: augment.squash(source[i], size) for i in parallel.share(chosen)}
@@ -98,12 +141,16 @@ def evaluate(model: Trained, workdir: Path) -> Path:
     settings = replace(config.sample, per_layout=1)
     run = Runner(method, settings)
     params = run.placed(model.params)
+    made: dict[str, np.ndarray] = {}
     for weight in c.guidance or (config.sample.guidance,):
-        made = {}
+        guided = run.guided(weight)
+        if method.process.layout is not None:
+            rows += pair_rows(guided, method, params, given[""], settings, judge, f"guidance {weight:g}")
+            continue
         for kind, from_these in given.items():
             name = f"guidance {weight:g}" + (f", {kind}" if kind else "")
-            images = generate(run.guided(weight), method, params, from_these, settings, name)
-            made[kind] = pixels(images, size)
+            tasks = (t for e in from_these for t in tasks_of(method, e, settings))
+            made[kind], _ = arrays(generate(guided, params, tasks, len(from_these), name), size)
             rows.append(judge.measured(f"generated, {name}", made[kind]))
     others = parallel.share([chosen[-1], *chosen[:-1]])
     theirs = [(examples.get(i) or augment.squash(source[i], size))["layout"] for i in others]
@@ -113,7 +160,7 @@ def evaluate(model: Trained, workdir: Path) -> Path:
     pictures = {}
     if c.grid:
         pictures["grid"] = Grid(method, source, config.sample, config.data, c.grid, run)(params)
-    if c.grid and c.corruptions:
+    if c.grid and c.corruptions and made:
         pictures["corrupted"] = corrupted_grid(given, made, info, c.grid, judge)
     folder = workdir / "evaluation" / model.name
     if jax.process_index() == 0:
@@ -167,16 +214,46 @@ def corrupted_grid(given: dict, made: dict, info: Info, rows: int, judge: Judge)
     return draw.grid(list(table), headers=headers, scale=max(1, 96 // table.shape[2]))
 
 
-def generate(
-    run: Runner, method: Method, params, examples: list[dict], settings: Sample, name: str
-) -> list[np.ndarray]:
-    """One image per layout, in order."""
-    progress = logs.Progress(len(examples), unit="image", active=jax.process_index() == 0)
-    images: dict[str, np.ndarray] = {}
-    for batch in batched((t for e in examples for t in tasks_of(method, e, settings)), run.batch_size):
-        images |= {task.name: made.image for task, made in zip(batch, run(params, batch))}
-        progress.report(len(images), name)
-    return [images[e["name"]] for e in examples]
+def generate(run: Runner, params, tasks: Iterable[Task], total: int, name: str) -> list[ByHalf]:
+    """What is made of each task, in order."""
+    progress = logs.Progress(total, unit="image", active=jax.process_index() == 0)
+    made: dict[int, ByHalf] = {}
+    numbered = (replace(task, copy=i) for i, task in enumerate(tasks))
+    for batch in batched(numbered, run.batch_size):
+        made |= {task.copy: state for task, state in zip(batch, run(params, batch))}
+        progress.report(len(made), name)
+    return [made[i] for i in range(len(made))]
+
+
+def arrays(made: list[ByHalf], size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+    """(images, layouts); a process may have none, and a method may make no layouts."""
+    layouts = np.array([state.layout for state in made if state.layout is not None], np.int32)
+    return pixels([state.image for state in made], size), layouts.reshape(-1, *size)
+
+
+def pair_rows(
+    run: Runner, method: Method, params, examples: list[dict], settings: Sample, judge: Judge, name: str
+) -> list[Row]:
+    """A method of both halves: pairs of captions, images of layouts, layouts of images."""
+    tasks = [task for e in examples for task in tasks_of(method, e, settings)]
+    halves = {
+        "pairs": tasks,
+        "images of layouts": [held(t, method, layout=t.layout) for t in tasks],
+        "layouts of images": [
+            held(t, method, image=e["image"]) for t, e in zip(tasks, examples, strict=True)
+        ],
+    }
+    size = judge.real.shape[1:3]
+    made = {
+        what: arrays(generate(run, params, of, len(of), f"{what}, {name}"), size)
+        for what, of in halves.items()
+    }
+    captions = [task.caption for task in tasks]
+    return [
+        judge.pairs(f"generated pairs, {name}", *made["pairs"], captions),
+        judge.measured(f"images of layouts, {name}", made["images of layouts"][0]),
+        judge.drawn(f"layouts of images, {name}", made["layouts of images"][1]),
+    ]
 
 
 COUNTED = 512  # label maps that the segmenter's class weights are counted on
@@ -265,7 +342,7 @@ def named_iou(row: Row, info: Info) -> dict[str, float | None]:
 
 
 def markdown(values: dict[str, dict[str, float]]) -> str:
-    columns = list(next(iter(values.values())))
+    columns = [c for c in DIGITS if not all(math.isnan(row[c]) for row in values.values())]
     width = max(len(name) for name in values)
     lines = [f"| {'images':{width}} | " + " | ".join(f"{c:>9}" for c in columns) + " |"]
     lines.append(f"|{'-' * (width + 2)}|" + "|".join("-" * 10 + ":" for _ in columns) + "|")
@@ -275,4 +352,4 @@ def markdown(values: dict[str, dict[str, float]]) -> str:
 
 
 def cell(value: float, column: str) -> str:
-    return " " * 9 if math.isnan(value) else f"{value:9.2f}" if column == "Frechet" else f"{value:9.1f}"
+    return " " * 9 if math.isnan(value) else f"{value:9.{DIGITS[column]}f}"

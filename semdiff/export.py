@@ -63,7 +63,7 @@ def facts(model: Trained) -> dict:
         "format": FORMAT,
         "weights": model.name,
         "config": config,
-        "data": inputs.identity(model.info, model.edges, model.rates),
+        "data": inputs.identity(model.info, model.edges, model.rates, model.vocabulary),
         "times": list(model.times),
     }
 
@@ -133,7 +133,9 @@ Classes: {", ".join(f"{i} {name}" for i, name in enumerate(info.names))}.
 
 
 def table(rows: dict[str, dict[str, float | None]]) -> str:
-    columns = list(next(iter(rows.values())))
+    columns = [
+        name for name in next(iter(rows.values())) if any(row[name] is not None for row in rows.values())
+    ]
     lines = [f"| images | {' | '.join(columns)} |", "|---|" + "---:|" * len(columns)]
     for name, row in rows.items():
         cells = ("" if row[k] is None else f"{row[k]:.2f}" for k in columns)

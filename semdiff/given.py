@@ -171,3 +171,44 @@ class Several:
         """Keys of its own for each part."""
         fold = jax.vmap(jax.random.fold_in, (0, None))
         return {name: fold(keys, i) for i, name in enumerate(self.parts)}
+
+
+@dataclass(frozen=True)
+class TextGiven:
+    """Words: ids [B, L], 0 where a text has ended. No words at all is the absence of a text.
+
+    dropout: the share of examples that are trained without theirs.
+    """
+
+    length: int
+    dropout: float = 0.0
+
+    reads = ("text",)
+    changes = False
+
+    def condition(self, batch: Mapping[str, Any]) -> Condition:
+        return {"text": batch["text"], "mask": batch["text"] > 0}
+
+    def read(self, example: Mapping[str, Any]) -> Condition:
+        """An example has `texts` or, as batches have it, `text`; one without is told nothing."""
+        nothing = np.zeros(self.length, np.int32)
+        text = example["text"] if "text" in example else example.get("texts", nothing[None])[0]
+        return {"text": text, "mask": text > 0}
+
+    def pad(self, condition: Condition, multiple: int) -> Condition:
+        return condition
+
+    def empty(self, size: tuple[int, int]) -> Condition:
+        return self.condition({"text": jnp.zeros((1, self.length), jnp.int32)})
+
+    def null(self, condition: Condition) -> Condition:
+        return jax.tree.map(jnp.zeros_like, condition)
+
+    def drop(self, condition: Condition, keys) -> Condition:
+        return dropped(condition, self.null(condition), keys, self.dropout) if self.dropout else condition
+
+    def noise(self, condition: Condition, keys):
+        return None
+
+    def at(self, condition: Condition, t, noise) -> Condition:
+        return condition

@@ -3,39 +3,46 @@
 import json
 from collections.abc import Sized
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
 
 from semdiff import logs, parallel
 from semdiff.checkpoint import prepare_workdir, write_json
-from semdiff.config import ConfigError, Data, Experiment
+from semdiff.config import ConfigError, Data, Experiment, JointUNet
 from semdiff.data import known_classes, make_source, statistics
+from semdiff.data.images import DataError
 from semdiff.data.readers.folder import Layouts
 from semdiff.data.source import Info, Source
+from semdiff.data.text import Told, Vocabulary, captions_of
 from semdiff.paths import local_path
 
 RELEASED_RATES = ("ade20k", "coco_stuff", "celebamask_hq")
 
 
 def training_source(data: Data, seed: int) -> Source:
-    return _source(data, data.split, seed, length=data.length or None)
+    return _source(data, "split", seed, length=data.length or None)
 
 
 def evaluation_source(data: Data, seed: int) -> Source:
-    return _source(data, data.eval_split, seed)
+    return _source(data, "eval_split", seed)
 
 
-def _source(data: Data, split: str, seed: int, **options) -> Source:
+def _source(data: Data, key: str, seed: int, **options) -> Source:
+    split = getattr(data, key)
     if data.source == "scenes":
         options |= {"size": data.size, "seed": seed}
-    if data.source == "folder":
+    if data.source == "folder" or data.mismatch != Data.mismatch:
         options["mismatch"] = data.mismatch
     if data.root:
         options["root"] = local_path(data.root, "config.data.root")
     if data.num_classes:
         options["num_classes"] = data.num_classes
-    return make_source(data.source, split=split, **{k: v for k, v in options.items() if v is not None})
+    try:
+        return make_source(data.source, split=split, **{k: v for k, v in options.items() if v is not None})
+    except DataError as error:
+        raise DataError(f"config.data.{key}={split}: {error}") from error
 
 
 def classes_of(data: Data) -> Info | None:
@@ -92,10 +99,52 @@ def describe(source: Source, data: Data) -> str:
     )
 
 
-def identity(info: Info, edges: bool, rates: np.ndarray | None = None) -> dict:
+def identity(
+    info: Info, edges: bool, rates: np.ndarray | None = None, words: Vocabulary | None = None
+) -> dict:
     """What of the data the weights depend on."""
-    facts = {"classes": list(info.names), "edges": edges}
-    return facts if rates is None else facts | {"rates": np.ravel(rates).tolist()}
+    facts: dict[str, Any] = {"classes": list(info.names), "edges": edges}
+    if rates is not None:
+        facts["rates"] = np.ravel(rates).tolist()
+    if words is not None:
+        facts["words"] = list(words.words)
+    return facts
+
+
+def vocabulary(config: Experiment, source: Source, workdir: Path) -> Vocabulary | None:
+    """The words of the training split's captions: WORKDIR/vocabulary.json where it is there, else counted and written there.
+
+    None for a network that is not told of words. Process 0 counts.
+    """
+    if not isinstance(config.model, JointUNet):
+        return None
+    path = prepare_workdir(workdir) / "vocabulary.json"
+    if parallel.is_main() and not path.exists():
+        write_json(path, {"words": list(counted_words(source).words)})
+    return Vocabulary(
+        tuple(json.loads(parallel.from_main(path.read_bytes() if path.exists() else b""))["words"])
+    )
+
+
+def counted_words(source: Source) -> Vocabulary:
+    """Of all captions of a source; sources that can give captions alone spare the images."""
+    captions = getattr(source, "captions", lambda index: captions_of(source[index]))
+    progress = logs.Progress(len(source), unit="caption")
+
+    def each():
+        for i in range(len(source)):
+            yield from captions(i)
+            if (i + 1) % 1024 == 0 or i + 1 == len(source):
+                progress.report(i + 1, "counting words")
+
+    return Vocabulary.of(each())
+
+
+def told(config: Experiment, source: Source, words: Vocabulary | None, training: bool = False) -> Source:
+    """The source with its captions as ids of words, for a network that is told of them."""
+    if words is None or not isinstance(config.model, JointUNet):
+        return source
+    return Told(source, words, config.model.text_length, config.data.captioned if training else 1.0)
 
 
 def class_rates(config: Experiment, source: Source, workdir: Path) -> np.ndarray | None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from semdiff import cli, edit, evaluate, export, logs, parallel, sample, stats, train, trained, tune
+from semdiff import cli, edit, evaluate, export, logs, parallel, sample, segment, stats, train, trained, tune
 from semdiff.compilation import use_cache
 from semdiff.config import Experiment, parse
 from semdiff.paths import local_path
@@ -23,6 +23,7 @@ WITH_DATA = {
 WITH_WEIGHTS = {
     "sample": ("layouts to images", sample.sample),
     "edit": ("images again where their layouts have changed", edit.edit),
+    "segment": ("photographs to layouts, by a model that generates both", segment.segment),
     "evaluate": ("how well layouts are read back from generated images", evaluate.evaluate),
     "tune_times": ("fit the times of short chains to the trained model", tune.tune),
     "export": ("a model folder: weights, classes, configuration and a card", export.export),

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import jax
 import jax.numpy as jnp
 
-from semdiff.diffusion import gaussian, guidance, joint, losses, priors, samplers
+from semdiff.diffusion import gaussian, guidance, joint, losses, priors, samplers, schedules
 from semdiff.diffusion.joint import ByHalf, State
 from semdiff.given import Condition, Given
 from semdiff.networks import Network
@@ -69,7 +69,9 @@ class Method:
         return ByHalf(self.space.decode(_of_space(params), state.image), state.layout)
 
     def network_time(self, t):
-        """The network's clock: 0..999, whatever T (released networks were trained on i = t - 1)."""
+        """The network's clock: log SNR, or 0..999, whatever T (released networks were trained on i = t - 1)."""
+        if self.network.clock == "log_snr":
+            return schedules.log_snr(self.image.schedule, t)
         return (t - 1) * (1000 / self.process.num_steps)
 
     def compute_dtypes(self, params: dict) -> dict:
@@ -147,7 +149,7 @@ class Method:
         if output.image is not None:
             image = guide.combine(output.image, null.image, self.space.channels)
         if output.layout is not None:
-            layout = null.layout + guide.weight * (output.layout - null.layout)
+            layout = guide.combine_logits(output.layout, null.layout)
         return ByHalf(image, layout)
 
 

@@ -7,22 +7,30 @@ A network has
     cache(params, condition)                            -> what to give in its place at every step of a chain, computed once;
                                                            None where there is no such thing or it takes too much memory
     compute_dtypes(params)                              -> the type that each parameter is used in, as a tree
+    clock                                                  what `time` is: "steps", 0..999, or "log_snr", of the image half
 """
 
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import jax
 import jax.numpy as jnp
 
 from semdiff.diffusion.joint import ByHalf, State
 from semdiff.given import Condition
+from semdiff.models.joint_unet import JointUNet
 from semdiff.models.spade_unet import SpadeUNet
 
 CACHE_LIMIT = 2 * 2**30  # bytes that may be kept of a batch's condition
 
 
+Clock = Literal["steps", "log_snr"]
+
+
 class Network(Protocol):
+    @property
+    def clock(self) -> Clock: ...
+
     @property
     def size_multiple(self) -> int: ...
 
@@ -40,6 +48,7 @@ class LayoutToImage:
     """The UNet of SDM: of the image alone, given the layout. What the layout does to its norms is what can be kept."""
 
     unet: SpadeUNet
+    clock: Clock = "steps"
 
     @property
     def size_multiple(self) -> int:
@@ -60,6 +69,30 @@ class LayoutToImage:
             return None
         modulation = self.unet.apply({"params": params}, **condition, method="modulation")
         return {"modulation": modulation} if size_of(modulation) <= CACHE_LIMIT else None
+
+    def compute_dtypes(self, params: dict) -> dict:
+        return self.unet.compute_dtypes(params)
+
+
+@dataclass(frozen=True)
+class PairOfText:
+    """The UNet of GCDP: of image and layout, told of words. What can be kept is what the words do to it."""
+
+    unet: JointUNet
+    clock: Clock = "log_snr"
+
+    @property
+    def size_multiple(self) -> int:
+        return self.unet.size_multiple
+
+    def init(self, key, like: State, condition: Condition) -> dict:
+        return self.unet.init(key, like.image, like.layout, jnp.zeros((1,)), **condition)["params"]
+
+    def apply(self, params, state: State, time, condition: Condition, dropout_keys=None) -> ByHalf:
+        return ByHalf(*self.unet.apply({"params": params}, state.image, state.layout, time, **condition))
+
+    def cache(self, params, condition: Condition) -> Condition | None:
+        return {"told": self.unet.apply({"params": params}, **condition, method="tell")}
 
     def compute_dtypes(self, params: dict) -> dict:
         return self.unet.compute_dtypes(params)

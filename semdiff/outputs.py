@@ -1,7 +1,8 @@
 """Folders of results: images, the layouts that they were made from, and a manifest of what is done."""
 
+import contextlib
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import jax
@@ -35,11 +36,7 @@ class Output:
     def _read(self, path: Path) -> dict[str, str]:
         """Image -> what it was made from; lines without their image are taken out, so that each image has one."""
         done, kept = {}, ""
-        for line in path.read_text().splitlines():
-            try:
-                entry = json.loads(line)
-            except json.JSONDecodeError:  # the torn last line of a killed run: its image is made again
-                continue
+        for line, entry in entries_of(path):
             if entry["settings"] != self.settings:
                 raise ConfigError(
                     f"{path} was written with other settings ({entry['settings']}; now {self.settings}). "
@@ -83,8 +80,26 @@ class Output:
             "contents": task.contents,
             "settings": self.settings,
         }
+        if task.caption:
+            entry["caption"] = task.caption
         with self.manifest.open("a") as file:
             file.write(json.dumps(entry) + "\n")
+
+    def finish(self):
+        """captions/train.jsonl, where every image has a caption: the folder can then be trained on as it is."""
+        manifests = sorted(self.folder.glob("manifest*.jsonl"))
+        entries = [entry for path in manifests for _, entry in entries_of(path)]
+        if entries and all(entry.get("caption") for entry in entries):
+            lines = [json.dumps({"image": Path(e["image"]).stem, "caption": e["caption"]}) for e in entries]
+            (self.folder / "captions").mkdir(exist_ok=True)
+            (self.folder / "captions" / "train.jsonl").write_text("\n".join(lines) + "\n")
+
+
+def entries_of(manifest: Path) -> Iterator[tuple[str, dict]]:
+    """Its lines, and what they say; the torn last line of a killed run is left out: its image is made again."""
+    for line in manifest.read_text().splitlines():
+        with contextlib.suppress(json.JSONDecodeError):
+            yield line, json.loads(line)
 
 
 def label_dtype(layout: np.ndarray):
@@ -149,3 +164,4 @@ def run_tasks(
             output.write(task, made_of_it, f"{origin}/{task.name}")
         made += len(batch)
         progress.report(skipped + made)
+    output.finish()

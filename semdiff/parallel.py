@@ -267,7 +267,15 @@ def gathered(value) -> list:
 
 def summed(counts):
     """A tree of whole numbers, added over the processes."""
-    return jax.tree.map(lambda value: of_all(np.asarray(value, np.int64)).sum(0), counts)
+
+    def total(value):
+        if not np.issubdtype(np.asarray(value).dtype, np.integer):
+            raise TypeError(
+                f"whole numbers are added over processes, got {np.asarray(value).dtype}: use `joined`"
+            )
+        return of_all(np.asarray(value, np.int64)).sum(0)
+
+    return jax.tree.map(total, counts)
 
 
 def share(items: Sequence) -> Sequence:

@@ -17,6 +17,7 @@ from semdiff import chains, draw, inputs, logs, parallel
 from semdiff.config import ConfigError, Data, Sample
 from semdiff.data import augment
 from semdiff.data.source import Source
+from semdiff.data.text import captions_of
 from semdiff.diffusion.joint import ByHalf
 from semdiff.given import Condition
 from semdiff.method import Method
@@ -33,6 +34,7 @@ class Task:
     size: tuple[int, int]  # of the image
     canvas: tuple[int, int]  # what is generated, of which the image is cut
     key: jax.Array
+    caption: str = ""  # the first of the example's
     known: ByHalf | None = None  # what is held: pixels [H, W, 3] uint8 and ids [H, W], padded
     free: ByHalf | None = None  # [H, W] bool, padded: where to generate
 
@@ -99,6 +101,7 @@ def tasks_of(method: Method, example: dict, c: Sample, size: tuple[int, int] | N
             size=(size[0], size[1]),
             canvas=canvas_of(size, multiple),
             key=image_key(c.seed, copy, *ordered(given)),
+            caption=next(iter(captions_of(example)), ""),
         )
 
 
@@ -114,6 +117,32 @@ def unconditional(method: Method, name: str, size: tuple[int, int], seed: int, c
     null = method.given.null(method.given.empty(canvas))
     given = jax.tree.map(lambda a: np.asarray(a)[0], null)
     return Task(name, copy, given, None, size, canvas, image_key(seed, copy, *contents))
+
+
+def held(
+    task: Task,
+    method: Method,
+    *,
+    image: np.ndarray | None = None,
+    layout: np.ndarray | None = None,
+    free_image: np.ndarray | None = None,
+    free_layout: np.ndarray | None = None,
+) -> Task:
+    """The task with pixels and ids held but where they are free; ids that are no class are free."""
+    multiple = method.network.size_multiple
+
+    def mask(given, free):
+        return None if given is None else np.zeros(given.shape[:2], bool) if free is None else free
+
+    free_image, free_layout = mask(image, free_image), mask(layout, free_layout)
+    if layout is not None and method.process.layout is not None:
+        free_layout = free_layout | (layout < 0) | (layout >= method.process.layout.num_classes)
+        layout = np.where(free_layout, 0, layout).astype(np.int32)
+    known, free = (
+        ByHalf(*(augment.padded(half, multiple) for half in halves))
+        for halves in ((image, layout), (free_image, free_layout))
+    )
+    return replace(task, known=known, free=free)
 
 
 def batched(tasks: Iterable[Task], batch_size: int) -> Iterator[list[Task]]:
@@ -185,7 +214,9 @@ COPIES = 3  # of each layout in a grid
 
 
 class Grid:
-    """A picture: layout | real | generated x 3, for layouts from all over a source. Compiled at the first call.
+    """A picture: layout | real | generated x 3, for examples from all over a source. Compiled at the first call.
+
+    A layout that is generated with its image stands before it.
 
     The processes of a run share the images, and all have the picture.
     """
@@ -195,19 +226,24 @@ class Grid:
     ):
         c = replace(c, per_layout=COPIES)
         self.run, self.palette = run or Runner(method, c), source.info.palette
+        self.shown = 1 + (method.process.layout is not None)
         self.examples = [augment.squash(source[i], data.size) for i in inputs.spread(source, rows)]
         self.tasks = [list(tasks_of(method, example, c)) for example in self.examples]
 
     def __call__(self, params) -> np.ndarray:
         params, tasks = self.run.placed(params), [task for row in self.tasks for task in row]
-        mine = np.zeros((len(parallel.share(tasks)), *tasks[0].size, 3), np.uint8)
         made = (self.run(params, batch) for batch in batched(parallel.share(tasks), self.run.batch_size))
-        for i, state in enumerate(state for batch in made for state in batch):
-            mine[i] = state.image
-        images = iter(parallel.joined(mine, len(tasks)))
+        shown = [self._shown(state) for batch in made for state in batch]
+        height, width = tasks[0].size
+        mine = np.array(shown, np.uint8).reshape(len(shown), self.shown, height, width, 3)
+        cells = iter(parallel.joined(mine, len(tasks)))
         rows = [
-            [draw.colourise(e["layout"], self.palette), e["image"], *(next(images) for _ in row)]
+            [draw.colourise(e["layout"], self.palette), e["image"], *(c for _ in row for c in next(cells))]
             for e, row in zip(self.examples, self.tasks)
         ]
-        headers = ["layout", "real", *["generated"] * len(self.tasks[0])]
+        headers = ["layout", "real", *["generated"] * (len(rows[0]) - 2)]
         return draw.grid(rows, headers=headers, scale=max(1, 128 // rows[0][0].shape[1]))
+
+    def _shown(self, state: ByHalf) -> list[np.ndarray]:
+        layout = [] if state.layout is None else [draw.colourise(state.layout, self.palette)]
+        return [*layout, state.image]

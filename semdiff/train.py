@@ -17,7 +17,6 @@ from jax.experimental import multihost_utils
 from semdiff import build, checkpoint, inputs, lock, logs, parallel, tasks, times, trained
 from semdiff.config import Experiment
 from semdiff.data import classes, pipeline
-from semdiff.data.source import Source
 from semdiff.paths import local_path
 from semdiff.trainer import Trainer, TrainState
 
@@ -30,7 +29,7 @@ class TrainingError(ValueError):
 class Run:
     """A run that is ready to go on from `start`."""
 
-    source: Source
+    opened: build.Opened
     trainer: Trainer
     strategy: parallel.Mesh | parallel.Pmap
     checkpoints: checkpoint.Checkpoints
@@ -70,7 +69,7 @@ def prepare(config: Experiment, workdir: Path) -> Run:
         (workdir / "parameters.txt").write_text(logs.parameter_file(params) + "\n")
         if frozen and not start:
             trained.write_frozen(workdir, frozen)
-    return Run(source, trainer, strategy, checkpoints, about, state, start)
+    return Run(opened, trainer, strategy, checkpoints, about, state, start)
 
 
 def train(config: Experiment, workdir: Path) -> TrainState:
@@ -89,10 +88,10 @@ def train_alone(config: Experiment, workdir: Path) -> TrainState:
         return strategy.saved_form(state)
 
     batches = pipeline.train_iterator(
-        run.source, **inputs.training_options(config), start_step=run.start, **data_share()
+        run.opened.source, **inputs.training_options(config), start_step=run.start, **data_share()
     )
     writer = logs.Writer(workdir, run.start, active=main)
-    evaluator = Evaluator(run.trainer, config, run.source.info, writer)
+    evaluator = Evaluator(run.trainer, config, run.opened, writer)
     with (
         contextlib.closing(checkpoints),
         contextlib.closing(writer),
@@ -150,16 +149,17 @@ def compiled(strategy, trainer: Trainer, state: TrainState, batch: dict, key) ->
     return train_step
 
 
-ARRAYS = ("image", "layout", "edges", "valid")  # what of a batch is computed with
+ARRAYS = ("image", "layout", "edges", "text", "valid")  # what of a batch is computed with
 
 
 class Evaluator:
     """What is looked at during training: the loss on held-out data and a grid of samples, both at fixed seeds."""
 
-    def __init__(self, trainer: Trainer, config: Experiment, info, writer: logs.Writer):
+    def __init__(self, trainer: Trainer, config: Experiment, opened: build.Opened, writer: logs.Writer):
         self.config, self.writer = config, writer
-        self.source = inputs.evaluation_source(config.data, config.seed)
-        inputs.check_same_classes(info, self.source.info, "edges" in trainer.method.given.reads)
+        source = inputs.evaluation_source(config.data, config.seed)
+        inputs.check_same_classes(opened.info, source.info, "edges" in trainer.method.given.reads)
+        self.source = inputs.told(config, source, opened.vocabulary)
         self.validate = jax.jit(trainer.validate)
         rows = config.train.grid
         self.grid = (

@@ -19,6 +19,7 @@ from semdiff.config import ConfigError, Experiment, from_dict
 from semdiff.convert import sdm, torch_file, weights
 from semdiff.data import classes
 from semdiff.data.source import Info
+from semdiff.data.text import Vocabulary
 from semdiff.method import SPACE, Method
 from semdiff.params import Rule, merged
 from semdiff.paths import local_path
@@ -46,6 +47,7 @@ class Trained:
     rates: np.ndarray | None = None
     times: tuple[dict, ...] = ()
     about: Any = None
+    vocabulary: Vocabulary | None = None
 
     @property
     def edges(self) -> bool:
@@ -76,36 +78,38 @@ def of_workdir(config: Experiment, workdir: Path) -> Trained:
         )
     written = checkpoints.about(step)
     if "classes" in written:
-        info, rates = meaning(written, checkpoints.directory / str(step) / "about")
+        info, rates, words = meaning(written, checkpoints.directory / str(step) / "about")
     else:  # written before checkpoints knew their classes: the data must be at hand
         data = build.opened(config, workdir)
-        info, rates = data.info, data.rates
-    method = build.build_method(config, info, rates)
+        info, rates, words = data.info, data.rates, data.vocabulary
+    method = build.build_method(config, info, rates, len(words or ()))
     like = shapes_of(method, config)
     edges = "edges" in method.given.reads
-    about = checkpoint.describe(config, inputs.identity(info, edges, rates))
+    about = checkpoint.describe(config, inputs.identity(info, edges, rates, words))
     rule = Rule(from_dict(written["config"]).train.trained, (SPACE,))
     trained, frozen = rule.split(like)
     name = "ema" if config.sample.ema else "params"
     params = checkpoints.restore_weights(step, trained, about, name)
     logs.say(f"weights: {name} of step {step}, {checkpoints.directory}", jax.process_index() == 0)
     params = merged(params, read_frozen(workdir, frozen))
-    return Trained(config, method, params, f"{step}/{name}", info, rates, about=written["config"])
+    return Trained(config, method, params, f"{step}/{name}", info, rates, (), written["config"], words)
 
 
 def of_folder(config: Experiment, folder: Path) -> Trained:
     """A model folder's; `config` says what is to be done with it, and must mean the same network."""
     written = read_about(folder)
-    info, rates = meaning(written, folder / CLASSES)
-    method = build.build_method(config, info, rates)
-    about = checkpoint.describe(config, inputs.identity(info, "edges" in method.given.reads, rates))
+    info, rates, words = meaning(written, folder / CLASSES)
+    method = build.build_method(config, info, rates, len(words or ()))
+    about = checkpoint.describe(config, inputs.identity(info, "edges" in method.given.reads, rates, words))
     remedy = f"Use the configuration it was trained with: --config=configs/model.py:{folder}"
     checkpoint.same_meaning(written, about, str(folder), remedy)
     path = folder / WEIGHTS
     params = jax.tree.map(jnp.asarray, read_weights(path)[0])
     weights.check_tree(params, shapes_of(method, config), path)
     name = f"{folder.name}-{digest(path)}"
-    return Trained(config, method, params, name, info, rates, tuple(written["times"]), written["config"])
+    return Trained(
+        config, method, params, name, info, rates, tuple(written["times"]), written["config"], words
+    )
 
 
 def of_file(config: Experiment, path: Path, workdir: Path) -> Trained:
@@ -135,8 +139,8 @@ def digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()[:8]
 
 
-def meaning(written: dict, where: Path) -> tuple[Info, np.ndarray | None]:
-    """The classes and class rates that weights were written with."""
+def meaning(written: dict, where: Path) -> tuple[Info, np.ndarray | None, Vocabulary | None]:
+    """The classes, class rates and words that weights were written with."""
     info = classes.description_of(written["classes"], where).info
     info = replace(info, has_instances=bool(written["data"].get("edges")))
     if list(info.names) != written["data"].get("classes"):
@@ -144,11 +148,11 @@ def meaning(written: dict, where: Path) -> tuple[Info, np.ndarray | None]:
             f"{where}: names other classes ({', '.join(info.names[:5])}, ...) than the weights were trained for "
             f"({', '.join(written['data'].get('classes', [])[:5])}, ...). Copy it again"
         )
-    rates = written["data"].get("rates")
-    if rates is None:
-        return info, None
-    rates = np.asarray(rates, np.float64)
-    return info, rates if len(rates) == info.num_classes else rates.reshape(-1, info.num_classes)
+    words = Vocabulary(tuple(written["data"]["words"])) if "words" in written["data"] else None
+    if (listed := written["data"].get("rates")) is None:
+        return info, None, words
+    rates = np.asarray(listed, np.float64)
+    return info, rates if len(rates) == info.num_classes else rates.reshape(-1, info.num_classes), words
 
 
 def read_about(folder: Path) -> dict:

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from semdiff import build, parallel
-from semdiff.config import ConfigError, Experiment, Layout, as_dict, default, from_dict, parse
+from semdiff.config import ConfigError, Experiment, JointUNet, Layout, as_dict, default, from_dict, parse
 from semdiff.data import SOURCES, classes, statistics
 from semdiff.data.readers import folder
 from semdiff.data.scenes import Scenes
@@ -26,9 +26,11 @@ CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 CAMVID = Info("CamVid", (ClassInfo("", (0, 0, 0)),) * 12)
 COCO_WITH_INSTANCES = dataclasses.replace(classes.COCO_STUFF, has_instances=True)
 
+WORDS = 40  # of a vocabulary
 # Config, as after --config=configs/ -> what its data set is like.
 INFOS = {
     "scenes.py": Scenes.info,
+    "gcdp_scenes.py": Scenes.info,
     "camvid.py": CAMVID,
     "ade20k.py:1": classes.ADE20K,
     "ade20k.py:2": classes.ADE20K,
@@ -87,7 +89,7 @@ def rates_of(config: Experiment, num_classes: int) -> np.ndarray | None:
 
 def built_from(name: str):
     config, info = read(name), INFOS[name]
-    return build.build_method(config, info, rates_of(config, info.num_classes))
+    return build.build_method(config, info, rates_of(config, info.num_classes), WORDS)
 
 
 def test_every_config_is_known_here():
@@ -100,8 +102,13 @@ def test_parses_and_builds(name):
     config, info = read(name), INFOS[name]
     assert config.data.source in SOURCES
     built = built_from(name)
-    assert built.given.num_classes == built.network.unet.num_classes == info.num_classes
-    assert built.given.edges == built.network.unet.edge_channel == info.has_instances
+    unet = built.network.unet
+    assert unet.num_classes == info.num_classes
+    if isinstance(config.model, JointUNet):
+        assert (built.given.length, unet.vocabulary) == (config.model.text_length, WORDS)
+    else:
+        assert built.given.num_classes == info.num_classes
+        assert built.given.edges == unet.edge_channel == info.has_instances
     assert built.given.dropout == config.loss.condition_dropout
     build.build_time_sampler(config, built.process)
     build_optimizer(config.optimizer, config.train.steps)
@@ -168,14 +175,17 @@ def test_real_size_fits_together(name):
     """Shapes of the whole network at the real size, without computing it."""
     config, built = read(name), built_from(name)
     h, w = config.data.size
-    edges = jax.ShapeDtypeStruct((2, h, w), jnp.uint8) if built.given.edges else None
-    layout = jax.ShapeDtypeStruct((2, h, w), jnp.int32)
-    x, time = (jax.ShapeDtypeStruct(shape, jnp.float32) for shape in ((2, h, w, 3), (2,)))
-    output, variables = jax.eval_shape(
-        built.network.unet.init_with_output, jax.random.key(0), x, time, layout, edges
-    )
-    assert (output.shape, output.dtype) == ((2, h, w, 6), jnp.float32)
-    parameters = jax.tree.leaves(variables["params"])
+
+    def whole(key):
+        params, condition = built.init(key, (h, w)), built.given.empty((h, w))
+        return built.network.apply(params, built.like(1, (h, w)), jnp.zeros((1,)), condition), params
+
+    output, variables = jax.eval_shape(whole, jax.random.key(0))
+    channels = 3 * built.image.output_channels_per_channel
+    assert (output.image.shape, output.image.dtype) == ((1, h, w, channels), jnp.float32)
+    if built.process.layout is not None:
+        assert (output.layout.shape, output.layout.dtype) == ((1, h, w, INFOS[name].num_classes), jnp.float32)
+    parameters = jax.tree.leaves(variables)
     assert {a.dtype for a in parameters} == {jnp.dtype("float32")}
     if name in PARAMETERS:
         assert sum(a.size for a in parameters) == PARAMETERS[name]
@@ -187,14 +197,12 @@ def shrunken(config: Experiment) -> Experiment:
     What only changes numbers gets one value: configs that shrink to the same share a compilation.
     """
     default = Experiment()
-    narrow = {
-        "base": 8,
-        "multipliers": (1,),
-        "blocks": 1,
-        "attention": (),
-        "head_width": 8,
-        "spade_hidden": 8,
-    }
+    narrow = {"base": 8, "multipliers": (1,), "attention": (), "head_width": 8}
+    if isinstance(config.model, JointUNet):
+        narrow |= {"blocks": (1,), "cross_attention": (0,), "heads": 1, "stem": (3,), "latents": 2}
+        narrow |= {"text_width": 8, "text_length": 4}
+    else:
+        narrow |= {"blocks": 1, "spade_hidden": 8}
     same = {"learning_rate": 1e-3, "warmup": 0, "ema": 0.9, "ema_warmup": False}
     return Experiment(
         data=dataclasses.replace(default.data, size=(8, 8), edges=config.data.edges),
@@ -221,12 +229,13 @@ def made_up_state(trainer: Trainer) -> TrainState:
 def one_step(config: Experiment):
     """State before, state after and metrics of one step."""
     info = Info("five classes", (ClassInfo("", (0, 0, 0)),) * 5, has_instances=True)
-    trainer = Trainer.build(config, build.build_method(config, info, rates_of(config, 5)))
+    trainer = Trainer.build(config, build.build_method(config, info, rates_of(config, 5), WORDS))
     rng = np.random.default_rng(0)
     batch = {
         "image": rng.integers(0, 256, (4, 8, 8, 3), dtype=np.uint8),
         "layout": rng.integers(0, 5, (4, 8, 8)).astype(np.int32),
         "edges": rng.integers(0, 2, (4, 8, 8), dtype=np.uint8),
+        "text": np.array([[3, 4, 0, 0], [5, 0, 0, 0], [1, 2, 3, 4], [0, 0, 0, 0]], np.int32),
         "slot": np.arange(4, dtype=np.int32),
     }
     state = made_up_state(trainer)
@@ -244,8 +253,10 @@ def test_takes_a_step(name):
     assert (after.step, after.bad_steps) == (1, 0)
     assert metrics["loss"] > metrics["mse"] > 0  # the variational term is there
     for params in (after.params, after.ema):
-        pairs = zip(*map(jax.tree.leaves, (before.params, params)))
-        assert all((old != new).any() for old, new in pairs)
+        pairs = zip(jax.tree_util.tree_leaves_with_path(before.params), jax.tree.leaves(params), strict=True)
+        still = [jax.tree_util.keystr(path) for (path, old), new in pairs if not (old != new).any()]
+        # What is added to all that a softmax compares changes nothing.
+        assert all(path.endswith(("['scores']['bias']", "['key']['bias']")) for path in still), still
 
 
 def changed(key: str, value):
@@ -306,9 +317,9 @@ TABLES = {
 CHOICES = {
     f"{part.name}.{key}": get_args(kind)
     for part in dataclasses.fields(Experiment)
-    if dataclasses.is_dataclass(part.type)
-    for key, kind in get_type_hints(part.type).items()
-    if get_origin(kind) is Literal
+    if dataclasses.is_dataclass(type(getattr(Experiment(), part.name)))
+    for key, kind in get_type_hints(type(getattr(Experiment(), part.name))).items()
+    if get_origin(kind) is Literal and key != "kind"
 }
 
 

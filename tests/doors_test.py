@@ -13,7 +13,7 @@ PACKAGE = Path(__file__).resolve().parent.parent / "semdiff"
 ROOMS = ("diffusion", "models", "data", "metrics", "convert")
 # What may use more than one room: what a method is and is built by, what a model is, tasks and their folders, the modes.
 JOINERS = ("method", "given", "networks", "build", "trained", "tasks", "outputs")
-JOINERS += ("main", "api", "train", "sample", "edit", "evaluate", "stats", "tune", "export")
+JOINERS += ("main", "api", "train", "sample", "segment", "edit", "evaluate", "stats", "tune", "export")
 
 # Room -> the modules of semdiff that it may use. `draw` is a leaf: it uses none.
 OPEN_TO = {

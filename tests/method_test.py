@@ -20,6 +20,8 @@ from semdiff.method import Method
 class Echo:
     """A network that shows what it was given: the layout's first pixel plus the edges, in channels."""
 
+    clock = "steps"
+
     def apply(self, params, state, time, condition, dropout_keys=None):
         shown = condition["layout"][..., None] + (
             0 if condition["edges"] is None else condition["edges"][..., None]

@@ -52,6 +52,8 @@ def give(queue, like) -> jax.Array:
 class Sine:
     """sin(weights (x, one-hot layout, edges, time / 1000, 1)) at each pixel. Notes its time, layout and edges."""
 
+    clock = "steps"
+
     def __init__(self, weights: np.ndarray):
         self.weights, self.seen = weights, []
 

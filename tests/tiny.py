@@ -6,7 +6,7 @@ import jax
 import numpy as np
 
 from semdiff import build, inputs
-from semdiff.config import Experiment, default, parse
+from semdiff.config import Experiment, JointUNet, as_config_dict, default, parse
 from semdiff.data.classes import generated_classes
 from semdiff.data.source import Info
 from semdiff.method import Method
@@ -44,6 +44,29 @@ def tiny_experiment() -> Experiment:
     return parse(tiny_config())
 
 
+def tiny_pairs() -> Experiment:
+    """The smallest network of both halves, told of words."""
+    config = tiny_config()
+    config.data.edges = False
+    config.data.length = 16
+    config.model = as_config_dict(JointUNet())
+    config.model.base = 8
+    config.model.multipliers = (1, 2)
+    config.model.blocks = (1, 1)
+    config.model.attention = (1,)
+    config.model.cross_attention = (1,)
+    config.model.heads = 2
+    config.model.head_width = 4
+    config.model.stem = (3,)
+    config.model.text_width = 8
+    config.model.text_length = 12
+    config.model.latents = 2
+    config.process.variance = "small"
+    config.layout.transition = "uniform"
+    config.layout.schedule = "cosine"
+    return parse(config)
+
+
 def classes(count: int, has_instances: bool = False) -> Info:
     """So many classes of no name."""
     return Info(f"{count} classes", generated_classes(count), has_instances=has_instances)
@@ -57,10 +80,12 @@ def random_params(method: Method, size: tuple[int, int], scale: float = 0.2) -> 
 
 
 def random_model(config: Experiment, name: str = "7/ema") -> Trained:
-    """An untrained network of the training split's classes."""
-    info = inputs.training_source(config.data, 0).info
-    method = build.build_method(config, info)
-    return Trained(config, method, random_params(method, config.data.size), name, info)
+    """An untrained network of the training split's classes, and words."""
+    source = inputs.training_source(config.data, 0)
+    words = inputs.counted_words(source) if isinstance(config.model, JointUNet) else None
+    method = build.build_method(config, source.info, words=len(words or ()))
+    params = random_params(method, config.data.size)
+    return Trained(config, method, params, name, source.info, vocabulary=words)
 
 
 def changed(model: Trained, **parts: dict) -> Trained:

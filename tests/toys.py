@@ -111,6 +111,7 @@ class Network:
     """What both toys' networks share."""
 
     size_multiple = 2
+    clock = "steps"
 
     def init(self, key, like, condition):
         return self.net.init(key, *self.inputs(like, jnp.zeros((1,)), condition))["params"]

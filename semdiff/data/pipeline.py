@@ -46,10 +46,11 @@ def train_iterator(
     """This host's share of the global batches from `start_step` on; close() it in the end.
 
     "image" uint8 [b,H,W,3], "layout" int32 [b,H,W], "slot" int32 [b] (the place in the global
-    batch) and, where the source has instances and `edges` is true, "edges" uint8 [b,H,W]; where b
-    is batch_size / hosts. Reading goes on in threads while a batch is used, or in `workers`
-    processes: the program that starts them must be importable (`if __name__ == "__main__":`).
-    `cache` keeps each example decoded once it was read, in every process of its own.
+    batch) and, where the source has instances and `edges` is true, "edges" uint8 [b,H,W]; where it
+    has texts, "text" int32 [b,L], one of an example's drawn; where b is batch_size / hosts. Reading
+    goes on in threads while a batch is used, or in `workers` processes: the program that starts them
+    must be importable (`if __name__ == "__main__":`). `cache` keeps each example decoded once it was
+    read, in every process of its own.
     """
     _check_counts(source, batch_size, host, hosts, start_step, workers)
     _check_augmentation(size, max_scale, seed)
@@ -178,6 +179,9 @@ class _Prepare:
         example = augment.train_crop(example, self.size, self.max_scale, rng)
         if self.flip and mirrored:
             example = augment.flip(example, self.flip_pairs)
+        if "texts" in example:
+            chosen = rng.integers(len(example["texts"]))
+            example = {**example, "texts": example["texts"][chosen : chosen + 1]}
         return {**_arrays(example, self.edges), "slot": np.int32(g % self.batch_size)}
 
 
@@ -186,6 +190,8 @@ def _arrays(example: Example, edges: bool) -> dict[str, np.ndarray]:
     arrays["layout"] = example["layout"].astype(np.int32)
     if edges and "instance" in example:
         arrays["edges"] = augment.edges(example["instance"])
+    if "texts" in example:
+        arrays["text"] = example["texts"][0]
     return arrays
 
 

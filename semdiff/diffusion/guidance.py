@@ -6,6 +6,7 @@ from typing import Literal
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Shaped
 
+from semdiff.diffusion.categorical import Logits
 from semdiff.diffusion.gaussian import Image
 
 
@@ -15,17 +16,19 @@ class Guidance:
 
     channels: `mean` guides the predicted image only and leaves the variance to the conditional pass (SDM), `all` guides
     every channel. interval: (low, high) shares of T; outside low < t/T <= high the conditional pass stands alone
-    (2404.07724).
+    (2404.07724). layout_weight: of the layout half; None: the same.
     """
 
     weight: float | Float[Array, ""] = 1.0
     channels: Literal["mean", "all"] = "mean"
     interval: tuple[float, float] = (0.0, 1.0)
+    layout_weight: float | None = None
 
     @property
     def needs_null(self) -> bool:
         """Whether a null pass is made: always for a weight that is known only when the program runs."""
-        return not isinstance(self.weight, int | float) or self.weight != 1.0
+        weights = (self.weight, self.weight if self.layout_weight is None else self.layout_weight)
+        return any(not isinstance(weight, int | float) or weight != 1.0 for weight in weights)
 
     def active(self, t: Shaped[Array, ""], num_steps: int) -> Shaped[Array, ""]:
         low, high = self.interval
@@ -41,6 +44,12 @@ class Guidance:
         if self.channels == "all":
             return guided
         return jnp.concatenate([guided[..., :mean_channels], conditional[..., mean_channels:]], axis=-1)
+
+    def combine_logits(self, conditional: Logits, null: Logits) -> Logits:
+        """Of the layout half. Logits and log-probabilities differ by a number per pixel, and so does what is made of them
+        here: the classes' probabilities are the same."""
+        weight = self.weight if self.layout_weight is None else self.layout_weight
+        return null + weight * (conditional - null)
 
 
 def threshold(x0: Image, quantile: float | None = None) -> Image:

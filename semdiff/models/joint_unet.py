@@ -325,6 +325,7 @@ class JointUNet(nn.Module):
     levels, from 0, at which positions attend to each other and to the tokens. stem: sizes of its convolutions. text_width:
     of what the text encoder gives; vocabulary > 0: it is a part of this network, and texts are ids of words. latents: tokens
     that a text is pooled to; 0: none. upscales: the network is also given an image and a layout of lower resolution.
+    stem_to_last: what the first convolution gives also goes to the last block, past all levels.
     """
 
     num_classes: int
@@ -348,6 +349,7 @@ class JointUNet(nn.Module):
     latents: int = 32
     time_tokens: int = 2
     upscales: bool = False
+    stem_to_last: bool = False
     remat: bool = False
     dtype: Any = jnp.float32
 
@@ -452,8 +454,8 @@ class JointUNet(nn.Module):
             tokens = jnp.concatenate([tokens, rows(told["tokens"])], axis=1)
         tokens = self.tokens_norm(tokens).astype(self.dtype)
 
-        h = self.conv_in(jnp.concatenate(seen, axis=-1).astype(self.dtype))
-        h, skips = self.first(h, vector), []
+        stem = self.conv_in(jnp.concatenate(seen, axis=-1).astype(self.dtype))
+        h, skips = self.first(stem, vector), []
         for i, resample in enumerate(self.down_resample):
             h = self.down_first[i](resample(folded(h)), vector, tokens)
             for block in self.down_blocks[i]:
@@ -473,6 +475,8 @@ class JointUNet(nn.Module):
             if self.up_attention[i] is not None:
                 h = self.up_attention[i](h, tokens)
             h = self.up_resample[i](h)
+        if self.stem_to_last:
+            h = jnp.concatenate([h, stem], axis=-1)
         h = self.last(h, vector).astype(jnp.float32)
         if self.upscales:
             h = jnp.concatenate([h, *small], axis=-1)
