@@ -15,7 +15,7 @@ import orbax.checkpoint as ocp
 from etils import epath
 
 from semdiff import parallel
-from semdiff.config import Experiment, as_dict, differences
+from semdiff.config import Experiment, as_dict, differences, from_dict
 from semdiff.paths import local_path
 
 # What the weights mean; the rest of a configuration may change between the runs of one workdir.
@@ -164,9 +164,8 @@ def same_meaning(written: dict, about: dict, where: str, remedy: str, more: Sequ
 
 def _identity(config: dict) -> dict:
     """What a configuration says of the weights. A key that the writer did not know is at its default."""
-    known = as_dict(Experiment())
-    whole = {part: known[part] | config.get(part, {}) for part in IDENTITY}
-    return {part: {k: v for k, v in keys.items() if k not in COMPUTATION} for part, keys in whole.items()}
+    whole = as_dict(from_dict({part: config[part] for part in IDENTITY if part in config}))
+    return {part: {k: v for k, v in whole[part].items() if k not in COMPUTATION} for part in IDENTITY}
 
 
 def _plain(state) -> dict:

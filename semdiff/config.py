@@ -102,6 +102,8 @@ class JointUNet:
     groups: int = 8
     # Sizes of the first convolutions.
     stem: tuple[int, ...] = (3, 7, 15)
+    # Level 0 is at half the size already (as released); else at the size of the image: for small images.
+    halve_first: bool = True
     # What the first convolution gives also goes to the last block: for narrow networks.
     stem_to_last: bool = False
     # Channels that y_t is embedded in.

@@ -16,7 +16,7 @@ import numpy as np
 
 from semdiff import build, checkpoint, inputs, logs, times
 from semdiff.config import ConfigError, Experiment, from_dict
-from semdiff.convert import sdm, torch_file, weights
+from semdiff.convert import gcdp, sdm, torch_file, weights
 from semdiff.data import classes
 from semdiff.data.source import Info
 from semdiff.data.text import Vocabulary
@@ -196,7 +196,9 @@ def read_weights(path: Path, heads: int = 0, head_width: int = sdm.HEAD_WIDTH) -
         )
     if path.suffix not in RELEASED:
         return weights.load_weights(path)
-    tensors = torch_file.load(path)
+    tensors = torch_file.load(path, flatten=True)
+    if gcdp.is_gcdp(tensors):
+        return gcdp.to_semdiff(tensors, path), {}
     return sdm.to_semdiff(tensors, heads=heads, head_width=head_width, source=path), {}
 
 

@@ -31,6 +31,10 @@ WORDS = 40  # of a vocabulary
 INFOS = {
     "scenes.py": Scenes.info,
     "gcdp_scenes.py": Scenes.info,
+    "gcdp_ccp.py": Info("clothing", (ClassInfo("", (0, 0, 0)),) * 59, has_captions=True),
+    "gcdp_celebamask_hq.py": classes.CELEBAMASK_HQ,
+    "gcdp_cityscapes.py": classes.CITYSCAPES,
+    "gcdp_coco_stuff.py": COCO_WITH_INSTANCES,
     "camvid.py": CAMVID,
     "ade20k.py:1": classes.ADE20K,
     "ade20k.py:2": classes.ADE20K,

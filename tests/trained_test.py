@@ -162,7 +162,7 @@ def test_released_weights_need_no_data_either(without_data, tmp_path):
 
 def test_a_pt_is_read_as_it_is(monkeypatch, tmp_path):
     seen = {}
-    monkeypatch.setattr(trained.torch_file, "load", lambda path: {"of": path})
+    monkeypatch.setattr(trained.torch_file, "load", lambda path, flatten: {"of": path})
     monkeypatch.setattr(sdm, "to_semdiff", lambda tensors, **how: seen.update(how) or {"a": tensors["of"]})
     (tmp_path / "x.pt").touch()
     assert trained.read_weights(tmp_path / "x.pt", 2, 32) == ({"a": tmp_path / "x.pt"}, {})

@@ -9,10 +9,11 @@ import argparse
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 
-from semdiff.convert import safetensors_file, sdm, torch_file, weights
+from semdiff.convert import gcdp, safetensors_file, sdm, torch_file, weights
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -35,7 +36,7 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--key", help="look only at this entry of a file that nests its tensors")
     command.set_defaults(run=_inspect)
 
-    command = commands.add_parser("import", help="a released SDM or SCDM checkpoint -> weights")
+    command = commands.add_parser("import", help="a released SDM, SCDM or GCDP checkpoint -> weights")
     command.add_argument("source", type=Path, help=".pt, .pth or .safetensors")
     command.add_argument("target", type=Path, help="the weights to write, .safetensors")
     command.add_argument("--key", help="the entry that holds the network, if tensors are nested")
@@ -70,7 +71,7 @@ def _inspect(options: argparse.Namespace) -> None:
         _print_table(tensors)
         released = tensors
     try:
-        config = sdm.infer_config(released, options.file)
+        config = _table_of(released).infer_config(released, options.file)
     except ValueError as error:
         print(f"\nno network recognised: {error}")
         return
@@ -79,16 +80,19 @@ def _inspect(options: argparse.Namespace) -> None:
 
 def _import(options: argparse.Namespace) -> None:
     _check_target(options.target, options.force)
-    tensors = torch_file.load(options.source, key=options.key)
-    params = sdm.to_semdiff(
-        tensors,
-        new_attention_order=options.new_attention_order,
-        heads=options.heads,
-        head_width=options.head_width,
-        source=options.source,
-    )
-    config = sdm.infer_config(tensors, options.source)
-    heads = {"heads": options.heads, "head_width": options.head_width}
+    tensors = torch_file.load(options.source, key=options.key, flatten=options.key is None)
+    if _table_of(tensors) is gcdp:
+        params, heads = gcdp.to_semdiff(tensors, options.source), {}
+    else:
+        params = sdm.to_semdiff(
+            tensors,
+            new_attention_order=options.new_attention_order,
+            heads=options.heads,
+            head_width=options.head_width,
+            source=options.source,
+        )
+        heads = {"heads": options.heads, "head_width": options.head_width}
+    config = _table_of(tensors).infer_config(tensors, options.source)
     metadata = {"source": options.source.name, "network": config | heads}
     weights.save_weights(options.target, params, metadata)
     print(f"{options.target}: {_total(weights.flatten(params))}")
@@ -100,6 +104,11 @@ def _export(options: argparse.Namespace) -> None:
     params, _ = weights.load_weights(options.source)
     sdm.export_safetensors(options.target, params, options.source)
     print(f"{options.target}: {_total(weights.flatten(params))}")
+
+
+def _table_of(tensors: Mapping[str, np.ndarray]) -> ModuleType:
+    """What knows the network that these tensors are of."""
+    return gcdp if gcdp.is_gcdp(tensors) else sdm
 
 
 def _is_semdiff(path: Path) -> bool:

@@ -1,7 +1,7 @@
 """The network of GCDP: an Imagen-style UNet of image and layout together, told of words.
 
 It sees x_t and an embedding of y_t side by side, the noise level and text, and has two heads: channels of the image and
-logits of y_0. Levels halve before their blocks, so that nearly all work is done at small sizes.
+logits of y_0. Levels halve before their blocks.
 """
 
 import math
@@ -49,13 +49,13 @@ class Enlarge(nn.Module):
 
 
 class Waves(nn.Module):
-    """A number with sines and cosines of it, whose frequencies are learned."""
+    """A number with sines and cosines of it, whose frequencies are learned. They begin slow: log SNR runs from -10 to 10."""
 
     width: int = 16
 
     @nn.compact
     def __call__(self, value):
-        frequencies = self.param("frequencies", nn.initializers.normal(1.0), (self.width // 2,))
+        frequencies = self.param("frequencies", nn.initializers.normal(0.1), (self.width // 2,))
         angles = 2 * math.pi * value[:, None] * frequencies
         return jnp.concatenate([value[:, None], jnp.sin(angles), jnp.cos(angles)], axis=-1)
 
@@ -325,7 +325,8 @@ class JointUNet(nn.Module):
     levels, from 0, at which positions attend to each other and to the tokens. stem: sizes of its convolutions. text_width:
     of what the text encoder gives; vocabulary > 0: it is a part of this network, and texts are ids of words. latents: tokens
     that a text is pooled to; 0: none. upscales: the network is also given an image and a layout of lower resolution.
-    stem_to_last: what the first convolution gives also goes to the last block, past all levels.
+    stem_to_last: what the first convolution gives also goes to the last block, past all levels. halve_first: level 0 is at
+    half the size already (as released: nearly all work is then done at small sizes); else at the size of the image.
     """
 
     num_classes: int
@@ -350,13 +351,19 @@ class JointUNet(nn.Module):
     time_tokens: int = 2
     upscales: bool = False
     stem_to_last: bool = False
+    halve_first: bool = True
     remat: bool = False
     dtype: Any = jnp.float32
 
     @property
     def size_multiple(self) -> int:
         """Height and width must be multiples of this."""
-        return 2 ** len(self.multipliers)
+        return 2 ** (len(self.multipliers) - (not self.halve_first))
+
+    @property
+    def halving(self) -> list[bool]:
+        """Whether a level begins by halving what comes from above."""
+        return [self.halve_first or i > 0 for i in range(len(self.multipliers))]
 
     @property
     def states(self) -> int:
@@ -365,7 +372,7 @@ class JointUNet(nn.Module):
     def check_size(self, height: int, width: int):
         if height % self.size_multiple or width % self.size_multiple:
             raise ValueError(
-                f"image size {height} x {width} does not fit a network of {len(self.multipliers)} levels that halve first: "
+                f"image size {height} x {width} does not fit a network of {len(self.multipliers)} levels: "
                 f"both must be multiples of {self.size_multiple}; pad the image or use fewer multipliers"
             )
 
@@ -402,7 +409,7 @@ class JointUNet(nn.Module):
         attend_here = lambda i: self.heads if i in self.cross_attention else 0  # noqa: E731
         conv = partial(Conv, dtype=self.dtype)
         self.first = block(self.base, gated=True)
-        self.down_resample = [conv(width, 1) for width in widths]
+        self.down_resample = [conv(w, 1) if halves else None for w, halves in zip(widths, self.halving)]
         self.down_first = [block(width, heads=attend_here(i)) for i, width in enumerate(widths)]
         self.down_blocks = [
             [block(w, gated=True) for _ in range(n)] for w, n in zip(widths, self.blocks, strict=True)
@@ -416,7 +423,10 @@ class JointUNet(nn.Module):
             [block(w, gated=True) for _ in range(n)] for w, n in zip(widths, self.blocks, strict=True)
         ]
         self.up_attention = [self._transformer(i) for i in range(len(widths))]
-        self.up_resample = [Enlarge(width, self.dtype) for width in (self.base, *widths[:-1])]
+        above = (self.base, *widths[:-1])
+        self.up_resample = [
+            Enlarge(w, self.dtype) if halves else None for w, halves in zip(above, self.halving)
+        ]
         self.last = block(self.base, gated=True)
         self.conv_image = Conv(self.out_channels, 3, zero=True, dtype=jnp.float32)
         self.conv_layout = Conv(self.num_classes, 3, zero=True, dtype=jnp.float32)
@@ -457,7 +467,7 @@ class JointUNet(nn.Module):
         stem = self.conv_in(jnp.concatenate(seen, axis=-1).astype(self.dtype))
         h, skips = self.first(stem, vector), []
         for i, resample in enumerate(self.down_resample):
-            h = self.down_first[i](resample(folded(h)), vector, tokens)
+            h = self.down_first[i](h if resample is None else resample(folded(h)), vector, tokens)
             for block in self.down_blocks[i]:
                 h = block(h, vector)
                 skips.append(h)
@@ -474,7 +484,8 @@ class JointUNet(nn.Module):
                 h = block(joined(h), vector)
             if self.up_attention[i] is not None:
                 h = self.up_attention[i](h, tokens)
-            h = self.up_resample[i](h)
+            if self.up_resample[i] is not None:
+                h = self.up_resample[i](h)
         if self.stem_to_last:
             h = jnp.concatenate([h, stem], axis=-1)
         h = self.last(h, vector).astype(jnp.float32)

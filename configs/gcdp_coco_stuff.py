@@ -1,0 +1,18 @@
+"""GCDP on COCO-Stuff: images and layouts of 183 classes, 128 x 128; the paper names it a weak spot.
+
+Command: python -m semdiff.main --config=configs/gcdp_coco_stuff.py --config.data.root=DIR --workdir=runs/gcdp_coco_stuff
+Hardware: not published. Not run here.
+Captions of COCO are not read yet: as it stands this trains pairs without words.
+"""
+
+from semdiff import presets
+
+
+def get_config():
+    config = presets.gcdp(183)
+    config.data.source = "coco_stuff"
+    config.data.split = "train"
+    config.data.eval_split = "val"
+    config.data.size = (128, 128)
+    config.data.flip = True
+    return config
