@@ -98,6 +98,7 @@ class Model:
         *,
         images: int = 1,
         instances: Maps | None = None,
+        captions: Sequence[str] | None = None,
         size: tuple[int, int] | str | None = None,
         **settings,
     ) -> np.ndarray | list[np.ndarray]:
@@ -105,16 +106,30 @@ class Model:
 
         size: that of the images, (height, width); None: the one trained at; "own": of each layout its own (a list is
         returned where they differ). instances: maps of the layouts' sizes, 0 where there is no instance, for a model that
-        was trained with borders between instances. settings: keys of config.sample, as seed=1, steps=25, guidance=2.0.
+        was trained with borders between instances. captions: one of each layout, for a model that is told of words. A model
+        that makes layouts too holds those given, and draws pixels of no class (K) with the image. settings: keys of
+        config.sample, as seed=1, steps=25, guidance=2.0.
         """
         c = self._settings(settings)
-        examples = self._examples(layouts, instances)
-        made = self._made(self._tasks(examples, replace(c, per_layout=images), size), c)
-        pictures = [state.image for state in made]
-        if len({picture.shape for picture in pictures}) > 1:
-            return pictures
-        stacked = np.stack(pictures)
-        return stacked if images == 1 else stacked.reshape(len(examples), images, *stacked.shape[1:])
+        examples = self._told(self._examples(layouts, instances), captions)
+        todo = self._tasks(examples, replace(c, per_layout=images), size)
+        if self.trained.method.process.layout is not None:
+            todo = [tasks.held(task, self.trained.method, layout=task.layout) for task in todo]
+        return shaped([state.image for state in self._made(todo, c)], images)
+
+    def pairs(
+        self, captions: str | Sequence[str], *, images: int = 1, **settings
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """(images [N, H, W, 3], layouts [N, H, W]) of captions, by a model of both halves; or so many of each caption."""
+        if self.trained.method.process.layout is None:
+            raise ConfigError(
+                "this model is given layouts and makes none: pairs needs one that generates both"
+            )
+        c, asked = self._settings(settings), [captions] if isinstance(captions, str) else list(captions)
+        examples = self._told([{"name": f"caption {i}"} for i in range(len(asked))], asked)
+        made = self._made(self._tasks(examples, replace(c, per_layout=images), None), c)
+        pictures, layouts = ([getattr(state, half) for state in made] for half in ("image", "layout"))
+        return np.asarray(shaped(pictures, images)), np.asarray(shaped(layouts, images))
 
     def edit(
         self,
@@ -243,6 +258,19 @@ class Model:
             ]
         return examples
 
+    def _told(self, examples: list[dict], captions: Sequence[str] | None) -> list[dict]:
+        """With captions as ids of words."""
+        if captions is None:
+            return examples
+        words = self.trained.vocabulary
+        if words is None:
+            raise ConfigError("captions were given, but this model is not told of words")
+        length = self.trained.method.given.empty((1, 1))["text"].shape[1]
+        return [
+            e | {"caption": text, "texts": words.encode(text, length)[None]}
+            for e, text in zip(examples, captions, strict=True)
+        ]
+
     def _checked(self, layout: np.ndarray) -> np.ndarray:
         known = len(self.classes)
         if not np.issubdtype(layout.dtype, np.integer):
@@ -274,6 +302,14 @@ class Model:
             made |= {task.copy: state for task, state in zip(batch, run(self._params, batch))}
             progress.report(len(made))
         return [made[i] for i in range(len(todo))]
+
+
+def shaped(arrays: list[np.ndarray], each: int) -> np.ndarray | list[np.ndarray]:
+    """[N, ...], or [N, each, ...]; a list where shapes differ."""
+    if len({array.shape for array in arrays}) > 1:
+        return arrays
+    stacked = np.stack(arrays)
+    return stacked if each == 1 else stacked.reshape(-1, each, *stacked.shape[1:])
 
 
 def _several(arrays: Maps, rank: int) -> list[np.ndarray]:

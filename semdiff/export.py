@@ -8,7 +8,7 @@ import jax
 import numpy as np
 
 from semdiff import checkpoint, draw, inputs, logs, parallel
-from semdiff.config import as_dict
+from semdiff.config import Experiment, JointUNet, as_dict
 from semdiff.convert import weights
 from semdiff.data import classes
 from semdiff.paths import local_path
@@ -78,9 +78,16 @@ def card(model: Trained, folder: Path, metrics: dict | None) -> str:
     """README.md, with the head that model hubs read."""
     config, info, c, s = model.config, model.info, model.config.export, model.config.sample
     made, (height, width) = model.about or as_dict(config), config.data.size
-    kind = "SDM" if config.layout.transition == "none" else "SCDM"
-    paper = {"SDM": "2207.00050", "SCDM": "2402.16506"}[kind]
+    kind, paper = paper_of(config)
     given = "layouts, instances=instances" if model.edges else "layouts"
+    use = f"images = model.sample({given})  # class ids, [N, H, W]"
+    takes, asks = f"a layout of {info.num_classes} classes in, an image of", "layouts=LAYOUTS"
+    if kind == "GCDP":
+        use = 'images, layouts = model.pairs(["a street at night"])'
+        takes, asks = (
+            f"words in; a layout of {info.num_classes} classes and an image out, of",
+            "captions=CAPTIONS",
+        )
     facts = {
         "data": f"{info.name}, split {made['data']['split']}",
         "weights": model.name,
@@ -102,21 +109,21 @@ tags:
 ---
 # {c.name or folder.name}
 
-{kind} ([{paper}](https://arxiv.org/abs/{paper})): a layout of {info.num_classes} classes in, an image of
-{height} x {width} out. Trained with semdiff on {info.name}.
+{kind} ([{paper}](https://arxiv.org/abs/{paper})): {takes}
+{height} x {width}. Trained with semdiff on {info.name}.
 
 ```python
 import semdiff
 
 model = semdiff.load("{folder.name}")
-images = model.sample({given})  # class ids, [N, H, W]
+{use}
 ```
 
-or, for a folder of label PNGs,
+or, from files,
 
 ```sh
 python -m semdiff.main --config=configs/model.py:{folder.name} --workdir=out --mode=sample \\
-    --config.sample.layouts=LAYOUTS
+    --config.sample.{asks}
 ```
 
 | | |
@@ -130,6 +137,13 @@ Classes: {", ".join(f"{i} {name}" for i, name in enumerate(info.names))}.
     if metrics:
         text += f"\nMeasured with `--mode=evaluate` on {metrics['layouts']} layouts:\n\n{table(metrics['rows'])}\n"
     return text
+
+
+def paper_of(config: Experiment) -> tuple[str, str]:
+    """Name and number of the paper that a configuration follows."""
+    if isinstance(config.model, JointUNet):
+        return "GCDP", "2308.08157"
+    return ("SDM", "2207.00050") if config.layout.transition == "none" else ("SCDM", "2402.16506")
 
 
 def table(rows: dict[str, dict[str, float | None]]) -> str:

@@ -165,6 +165,17 @@ def test_the_words_go_with_the_model(tmp_path):
     assert opened.vocabulary == inputs.vocabulary(config, None, tmp_path)
     loaded = semdiff.load(export.export(opened, tmp_path))
     assert loaded.trained.vocabulary == opened.vocabulary
+    images, layouts = loaded.pairs(["a car", "a boat at night"], images=2, steps=2)
+    assert (images.shape, layouts.shape) == ((2, 2, 8, 8, 3), (2, 2, 8, 8))
+    alone, _ = loaded.pairs("a car", steps=2)
+    assert np.abs(alone[0].astype(int) - images[0, 0]).max() <= 1
+    partial = np.full((8, 8), 16)
+    partial[4:] = 3
+    [image] = loaded.sample(partial, captions=["a car"], steps=2)
+    assert image.shape == (8, 8, 3)
+    card = (tmp_path / "model-2-ema" / "README.md").read_text()
+    assert "GCDP" in card
+    assert "model.pairs(" in card
     (tmp_path / "vocabulary.json").write_text(json.dumps({"words": [*words[:-1], "other"]}))
     with pytest.raises(ValueError, match=r"data\.words"):
         train.prepare(config, tmp_path)

@@ -35,7 +35,10 @@ def model():
 def folder(model, tmp_path_factory):
     workdir = tmp_path_factory.mktemp("exported")
     (workdir / "evaluation" / "7" / "ema").mkdir(parents=True)
-    metrics = {"layouts": 5, "rows": {"real": {"mIoU": 50.0, "Frechet": None}}}
+    metrics = {
+        "layouts": 5,
+        "rows": {"real": {"mIoU": 50.0, "Frechet": None}, "made": {"mIoU": 49.0, "Frechet": 0.5}},
+    }
     (workdir / "evaluation" / "7" / "ema" / "metrics.json").write_text(json.dumps(metrics))
     return export.export(changed(model, export={"licence": "cc0-1.0"}), workdir)
 
