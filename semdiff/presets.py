@@ -222,7 +222,7 @@ def joint() -> ml_collections.ConfigDict:
     config.process.variance = "small"
     config.layout.transition = "uniform"
     config.layout.schedule = "cosine"
-    config.optimizer.learning_rate = 5e-4
+    config.optimizer.learning_rate = 1e-3
     config.loss.condition_dropout = 0.1
     config.loss.layout_weight = 60.0
     return config
