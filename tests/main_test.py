@@ -175,7 +175,7 @@ for mode, slow in (("train", None), ("evaluate", 0), ("export", None), ("sample"
 
     def generate(run, params, batch):
         print(f"{mode}: {len(batch)} images", flush=True)
-        time.sleep(5 if slow == process else 0)
+        time.sleep(3 if slow == process else 0)
         return of_batch(run, params, batch)
 
     tasks.Runner.__call__ = generate

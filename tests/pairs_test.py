@@ -8,15 +8,17 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
-from tiny import changed, classes, random_model, tiny_experiment, tiny_pairs
+from tiny import changed, classes, random_model, random_params, tiny_experiment, tiny_pairs
 
 import semdiff
-from semdiff import build, evaluate, export, inputs, sample, segment, tasks, train, trained
+from semdiff import build, checkpoint, evaluate, export, inputs, sample, segment, tasks, train, trained
 from semdiff.config import ConfigError
+from semdiff.data.classes import as_json
 from semdiff.data.readers.folder import Folder
 from semdiff.diffusion import guidance
 from semdiff.diffusion.joint import ByHalf
 from semdiff.given import TextGiven
+from semdiff.trainer import Trainer
 
 
 @pytest.fixture(scope="module")
@@ -156,9 +158,12 @@ def test_a_pairs_row_is_of_the_layouts_made_with_the_images(model):
 
 def test_the_words_go_with_the_model(tmp_path):
     config = tiny_pairs()
-    begun = train.prepare(config, tmp_path)
-    begun.checkpoints.save(2, begun.state, begun.about, force=True)
-    begun.checkpoints.close()
+    data = build.opened(config, tmp_path)
+    state = Trainer.build(config, data.method).fresh(random_params(data.method, config.data.size))
+    about = checkpoint.describe(config, data.identity, as_json(data.info))
+    checkpoints = checkpoint.Checkpoints(tmp_path, save_every=1)
+    checkpoints.save(2, jax.device_put(state), about, force=True)
+    checkpoints.close()
     words = json.loads((tmp_path / "vocabulary.json").read_text())["words"]
     opened = trained.of_workdir(config, tmp_path)
     assert list(opened.vocabulary.words) == words

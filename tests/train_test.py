@@ -167,6 +167,9 @@ def everything_random() -> Experiment:
     config = tiny_experiment()
     return replace(
         config,
+        model=replace(
+            config.model, multipliers=(1,), attention=()
+        ),  # what is compiled four times should be small
         loss=replace(config.loss, time_sampling="loss_aware"),
         layout=replace(config.layout, transition="absorbing"),
     )
