@@ -437,14 +437,14 @@ def _value(value: Any, kind: Any, path: str):
     if kind is float and type(value) is int:
         return float(value)
     if type(value) is not kind:
-        raise ConfigError(f"{path} is {value!r}, a {type(value).__name__}; expected {_article(kind)}")
+        raise ConfigError(f"{path} is {value!r}, {_article(type(value))}; expected {_article(kind)}")
     return value
 
 
 def _tuple(value: Any, kinds: tuple, path: str) -> tuple:
     if not isinstance(value, list | tuple):
         raise ConfigError(
-            f"{path} is {value!r}, a {type(value).__name__}; expected several of {kinds[0].__name__}"
+            f"{path} is {value!r}, {_article(type(value))}; expected several of {kinds[0].__name__}"
         )
     if kinds[-1] is Ellipsis:
         kinds = kinds[:1] * len(value)

@@ -293,10 +293,10 @@ def changed(key: str, value):
         ("train.xyz", 1, r"unknown key config.train.xyz; known keys: steps, batch_size"),
         ("train.steps", "many", r"config.train.steps is 'many', a str; expected an int"),
         ("train.steps", 1.5, r"config.train.steps is 1.5, a float"),
-        ("data.flip", 1, r"config.data.flip is 1, a int; expected a bool"),
+        ("data.flip", 1, r"config.data.flip is 1, an int; expected a bool"),
         ("model.base", True, r"config.model.base is True, a bool"),
         ("model.multipliers", (1, "2"), r"config.model.multipliers\[1\] is '2'"),
-        ("model.multipliers", 3, r"config.model.multipliers is 3, a int; expected several of int"),
+        ("model.multipliers", 3, r"config.model.multipliers is 3, an int; expected several of int"),
         ("data.size", (64, 64, 3), r"config.data.size is \(64, 64, 3\); expected 2 of int"),
     ],
 )

@@ -61,16 +61,16 @@ import json, sys
 from pathlib import Path
 sys.path.insert(0, {tests!r})
 import jax, numpy as np
-from semdiff import build, train
+from semdiff import build, parallel, train
 from toys import experiment, pairs
-build.build_method = pairs
+build.build_method, parallel.MIN_SPLIT_SIZE = pairs, 64
 state = train.train(experiment(Path({world!r}), {steps}), Path({workdir!r}))
 assert len(jax.devices()) == 4
 """
 
 
 def test_image_and_layout_from_a_vector(world, spelled, tmp_path, run_on_devices, request):
-    """The whole of train.train: loop, checkpoint, grid, validation; and the same numbers on four devices."""
+    """The whole of train.train: loop, checkpoint, grid, validation; the same numbers on 4 devices, weights split over 2."""
     method, config = spelled(pairs), experiment(world, STEPS, log_every=20)
     state = train.train(config, tmp_path / "one")
     examples, states = made(method, config, state.averaged)
@@ -84,7 +84,7 @@ def test_image_and_layout_from_a_vector(world, spelled, tmp_path, run_on_devices
     other = experiment(world, STEPS, log_every=20)
     code = ON_DEVICES.format(
         tests=str(request.path.parent), world=str(world), steps=STEPS, workdir=str(tmp_path / "four")
-    ).replace(f"{STEPS})", f"{STEPS}, log_every=20)")
+    ).replace(f"{STEPS})", f"{STEPS}, log_every=20, fsdp=2)")
     run_on_devices(code, 4)
     one, four = (
         [json.loads(line) for line in (tmp_path / name / "metrics.jsonl").read_text().splitlines()]
