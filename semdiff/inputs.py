@@ -121,19 +121,22 @@ def vocabulary(config: Experiment, source: Source, workdir: Path) -> Vocabulary 
     path = prepare_workdir(workdir) / "vocabulary.json"
     if parallel.is_main() and not path.exists():
         write_json(path, {"words": list(counted_words(source).words)})
-    return Vocabulary(
-        tuple(json.loads(parallel.from_main(path.read_bytes() if path.exists() else b""))["words"])
-    )
+    found = parallel.from_main(path.read_bytes() if path.exists() else b"")
+    try:
+        return Vocabulary(tuple(json.loads(found)["words"]))
+    except (ValueError, KeyError, TypeError) as error:
+        raise ConfigError(
+            f"{path} is damaged ({error}): remove it, and the words are counted anew"
+        ) from error
 
 
 def counted_words(source: Source) -> Vocabulary:
-    """Of all captions of a source; sources that can give captions alone spare the images."""
-    captions = getattr(source, "captions", lambda index: captions_of(source[index]))
+    """Of all captions of a source."""
     progress = logs.Progress(len(source), unit="caption")
 
     def each():
         for i in range(len(source)):
-            yield from captions(i)
+            yield from captions_of(source[i])
             if (i + 1) % 1024 == 0 or i + 1 == len(source):
                 progress.report(i + 1, "counting words")
 

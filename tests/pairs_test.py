@@ -184,6 +184,9 @@ def test_the_words_go_with_the_model(tmp_path):
     (tmp_path / "vocabulary.json").write_text(json.dumps({"words": [*words[:-1], "other"]}))
     with pytest.raises(ValueError, match=r"data\.words"):
         train.prepare(config, tmp_path)
+    (tmp_path / "vocabulary.json").write_text("{")
+    with pytest.raises(ConfigError, match=r"vocabulary\.json is damaged"):
+        train.prepare(config, tmp_path)
 
 
 @pytest.mark.parametrize(
