@@ -136,7 +136,7 @@ def joint_of_text(config: Experiment, info: Info, rates: np.ndarray | None, word
     return Method(
         process=joint.Process(image, layout),
         network=PairOfText(unet),
-        given=TextGiven(unet.text_length, config.loss.condition_dropout),
+        given=TextGiven(unet.text_length, config.loss.condition_dropout, 0 if words else unet.text_width),
         objective=build_objective(config),
     )
 

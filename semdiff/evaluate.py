@@ -125,6 +125,11 @@ def evaluate(model: Trained, workdir: Path) -> Path:
     c, size = config.evaluate, config.data.size
     for kind in c.corruptions:
         corruptions.parse(kind)
+    if c.corruptions and method.process.layout is not None:
+        raise ConfigError(
+            f"config.evaluate.corruptions is {c.corruptions}, but this model generates layouts: corrupted ones are for "
+            "models that are given them. Leave it empty"
+        )
     reader = build_reader(config, info, checkpoint.prepare_workdir(workdir))
     source = inputs.told(config, inputs.evaluation_source(config.data, config.seed), model.vocabulary)
     inputs.check_same_classes(info, source.info, model.edges)

@@ -177,11 +177,13 @@ class Several:
 class TextGiven:
     """Words: ids [B, L], 0 where a text has ended. No words at all is the absence of a text.
 
-    dropout: the share of examples that are trained without theirs.
+    dropout: the share of examples that are trained without theirs. states: > 0 for a network that reads states of so many
+    numbers from an encoder that is not here; it is told nothing.
     """
 
     length: int
     dropout: float = 0.0
+    states: int = 0
 
     reads = ("text",)
     changes = False
@@ -191,6 +193,8 @@ class TextGiven:
 
     def read(self, example: Mapping[str, Any]) -> Condition:
         """An example has `texts` or, as batches have it, `text`; one without is told nothing."""
+        if self.states:
+            return jax.tree.map(lambda a: np.asarray(a)[0], self.empty((1, 1)))
         nothing = np.zeros(self.length, np.int32)
         text = example["text"] if "text" in example else example.get("texts", nothing[None])[0]
         return {"text": text, "mask": text > 0}
@@ -199,6 +203,11 @@ class TextGiven:
         return condition
 
     def empty(self, size: tuple[int, int]) -> Condition:
+        if self.states:
+            return {
+                "text": jnp.zeros((1, self.length, self.states)),
+                "mask": jnp.zeros((1, self.length), bool),
+            }
         return self.condition({"text": jnp.zeros((1, self.length), jnp.int32)})
 
     def null(self, condition: Condition) -> Condition:

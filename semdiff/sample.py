@@ -31,7 +31,7 @@ def sample(model: Trained, workdir: Path) -> Path:
     tasks = (task for i in mine for task in held_tasks(model, resized.seen(source[i]), size))
     run = Runner(method, c)
     params = run.placed(model.params)
-    total = len(mine) * (1 if c.captions == UNCONDITIONAL else c.per_layout)
+    total = len(mine) * c.per_layout
     logs.say(
         f"chains:  {chains.num_steps(c)} steps of {c.sampler}, {chains.passes(method, c)} passes of the network an image"
     )
@@ -61,14 +61,12 @@ def source_of(model: Trained) -> tuple[Source, tuple[int, int] | None]:
 def captions_asked_for(model: Trained) -> list[tuple[str, str]]:
     """Those of config.sample.captions; words that the model has never seen are said."""
     c = model.config.sample
-    if not c.captions:
+    if not c.captions or (c.captions == UNCONDITIONAL and model.method.process.layout is not None):
         return []
     if model.vocabulary is None:
         raise ConfigError(
             f"config.sample.captions is {c.captions}, but this model is not told of words: it makes images of layouts"
         )
-    if c.captions == UNCONDITIONAL:
-        return []
     found = read_captions(local_path(c.captions, "config.sample.captions"))
     unknown = sorted({word for _, caption in found for word in model.vocabulary.unknown(caption)})
     if unknown:
@@ -82,9 +80,9 @@ def held_tasks(model: Trained, example: dict, size: tuple[int, int] | None) -> I
     """The images to make of one example; a folder's layout is held by a model that would make its own."""
     config, c, method = model.config, model.config.sample, model.method
     if c.captions == UNCONDITIONAL and not c.layouts:
-        yield replace(
-            unconditional(method, example["name"], config.data.size, c.seed, example["number"]), copy=0
-        )
+        for copy in range(c.per_layout):
+            number = example["number"] * c.per_layout + copy
+            yield replace(unconditional(method, example["name"], config.data.size, c.seed, number), copy=copy)
         return
     for task in tasks_of(method, example, c, size):
         holds = bool(c.layouts) and method.process.layout is not None

@@ -66,9 +66,20 @@ def test_an_image_depends_on_its_caption(model, tmp_path):
 
 
 def test_nothing_need_be_said(model, tmp_path):
-    images, labels = made_in(run(model, tmp_path / "out", captions="none", limit=3))
-    assert len(images) == len({image.tobytes() for image in images.values()}) == 3
-    assert len(labels) == 3
+    images, labels = made_in(run(model, tmp_path / "out", captions="none", limit=2, per_layout=2))
+    assert len(images) == len({image.tobytes() for image in images.values()}) == len(labels) == 4
+
+
+def test_a_network_of_another_encoder_is_told_nothing(tmp_path):
+    """As released ones are, which read the states of T5."""
+    config = tiny_pairs()
+    info = inputs.training_source(config.data, 0).info
+    method = build.build_method(config, info)
+    released = trained.Trained(config, method, random_params(method, config.data.size), "x", info)
+    images, labels = made_in(run(released, tmp_path / "out", captions="none", limit=2))
+    assert len(images) == len(labels) == 2
+    with pytest.raises(ConfigError, match="not told of words"):
+        run(released, tmp_path / "words", captions=captions_file(tmp_path))
 
 
 def partial_layouts(folder, classes=16, size=(8, 8)):
@@ -198,6 +209,7 @@ def test_the_words_go_with_the_model(tmp_path):
         (lambda m: built(m, data={"size": (12, 9)}), "12 x 9 .* multiples of 4"),
         (lambda m: run(m, "x", captions="/nowhere.txt"), "nowhere.txt: cannot be read"),
         (lambda m: segment.segment(m, "x"), "config.segment.images is empty"),
+        (lambda m: evaluate.evaluate(changed(m, evaluate={"corruptions": ("ds",)}), "x"), "this model generates layouts"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_is_said(model, ask, words):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 from collections import Counter
@@ -71,10 +70,6 @@ class Vocabulary:
         """Its words that are not known."""
         known = set(self.words)
         return [word for word in words_of(caption) if word not in known]
-
-    @property
-    def fingerprint(self) -> str:
-        return hashlib.sha256("\n".join(self.words).encode()).hexdigest()[:12]
 
 
 class Told:

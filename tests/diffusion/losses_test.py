@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from semdiff.diffusion import gaussian, losses, schedules
+from semdiff.diffusion import categorical, class_schedules, gaussian, joint, losses, schedules
 from semdiff.diffusion.gaussian import Gaussian, Prediction
 
 pytestmark = pytest.mark.usefixtures("strict_ranks", "quick_compile")
@@ -284,3 +284,22 @@ def test_a_time_depends_on_its_key_alone(make):
     some_t, some_weight = sampler.sample(keys[chosen])
     np.testing.assert_array_equal(some_t, t[chosen])
     np.testing.assert_allclose(some_weight, weight[chosen])
+
+
+def test_the_objective_of_a_pair_is_the_image_s_plus_the_layout_s_bound_at_its_weight():
+    image = gaussian.Gaussian(schedules.cosine(50), "v", "small")
+    layout = categorical.Categorical(class_schedules.Cosine(50, 3), "uniform")
+    process = joint.Process(image, layout)
+    keys, t = jax.random.split(jax.random.key(0), 2), jnp.array([7, 40])
+    start = joint.State(jnp.ones((2, 4, 4, 3)) / 2, jnp.ones((2, 4, 4), jnp.int32))
+    noise = joint.noise(process, start, keys)
+    state = joint.diffuse(process, start, t, noise)
+    output = joint.ByHalf(jnp.zeros((2, 4, 4, 3)), jnp.zeros((2, 4, 4, 3)))
+    terms = losses.Objective(layout_weight=7.0)(process, output, start, state, noise, t)
+    alone = losses.hybrid(image, output.image, start.image, state.image, noise.image, t)
+    bits = categorical.vlb_term(layout, output.layout, state.layout, start.layout, t - 1, t)
+    np.testing.assert_allclose(terms["layout"], bits, rtol=1e-6)
+    np.testing.assert_allclose(terms["loss"], alone["loss"] + 7 * bits, rtol=1e-6)
+    assert (bits > 0).all()
+    only = losses.Objective()(joint.Process(layout=layout), output, start, state, noise, t)
+    np.testing.assert_allclose(only["loss"], bits, rtol=1e-6)
