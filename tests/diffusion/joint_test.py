@@ -325,3 +325,13 @@ def test_an_image_that_is_not_noised_needs_no_sampler():
     end = samplers.chain(exact(process), process, Joint(), times, drawn, keys)
     np.testing.assert_array_equal(end.image, start.image)
     assert (end.layout < CLASSES).all()
+
+
+@pytest.mark.parametrize("kind", LAYOUTS)
+def test_noising_takes_the_time_of_each_half(kind):
+    process, start, keys = Process(IMAGE, LAYOUTS[kind]), world(64), keys_of(64)
+    early, late = jnp.full(64, 1), jnp.full(64, STEPS)
+    noised = joint.q_sample(process, start, ByHalf(early, late), keys)
+    np.testing.assert_array_equal(noised.image, joint.q_sample(process, start, early, keys).image)
+    np.testing.assert_array_equal(noised.layout, joint.q_sample(process, start, late, keys).layout)
+    assert (noised.layout != joint.q_sample(process, start, early, keys).layout).any()
