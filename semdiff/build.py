@@ -130,6 +130,7 @@ def joint_of_text(config: Experiment, info: Info, rates: np.ndarray | None, word
         image_channels=3,
         out_channels=3 * image.output_channels_per_channel,
         vocabulary=words,
+        layout_clock=config.loss.known > 0,
         **_of_network(config),
     )
     unet.check_size(*config.data.size)
@@ -138,6 +139,7 @@ def joint_of_text(config: Experiment, info: Info, rates: np.ndarray | None, word
         network=PairOfText(unet),
         given=TextGiven(unet.text_length, config.loss.condition_dropout, 0 if words else unet.text_width),
         objective=build_objective(config),
+        known=losses.Known(config.loss.known, config.loss.condition_dropout) if config.loss.known else None,
     )
 
 

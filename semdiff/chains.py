@@ -75,11 +75,27 @@ class Chain:
     def process(self) -> joint.Process:
         return self.method.process
 
-    def start(self, condition, keys, size: tuple[int, int]):
+    def start(self, params, condition, keys, size: tuple[int, int], known=None, free=None):
         """(state, the sampler's memory) at the first time."""
         like = self.method.like(len(keys), size)
-        state = self.method.start.draw(self.process, like, condition, samplers.fold_in(keys, 0))
+        whole = self.whole(known, free)
+        if whole != joint.NEITHER:
+            held = self.method.encode(params, known.image, known.layout)
+            like = State(
+                held.image if whole.image else like.image, held.layout if whole.layout else like.layout
+            )
+        process = joint.without(self.process, whole)
+        state = self.method.start.draw(process, like, condition, samplers.fold_in(keys, 0))
         return state, self.sampler.init(state)
+
+    def whole(self, known: ByHalf | None, free: ByHalf | None) -> ByHalf:
+        """Which half is known with nothing of it free: a network with two clocks is shown it as it is."""
+        if known is None or not self.method.network.two_clocks:
+            return joint.NEITHER
+        free = free or ByHalf()
+        return ByHalf(
+            known.image is not None and free.image is None, known.layout is not None and free.layout is None
+        )
 
     def advance(
         self,
@@ -97,16 +113,25 @@ class Chain:
         resample=1,
     ):
         """Steps first .. last - 1 over the times. What of `known`, 8-bit pixels and ids, is not `free` is held there."""
-        clamp = None
-        if known is not None:
-            held, loose = self.method.encode(params, known.image, known.layout), self._loose(free or ByHalf())
+        clamp, whole = None, self.whole(known, free)
+        process = joint.without(self.process, whole)
+        partly = ByHalf() if known is None else known
+        partly = ByHalf(None if whole.image else partly.image, None if whole.layout else partly.layout)
+        if jax.tree.leaves(partly):
+            held, loose = (
+                self.method.encode(params, partly.image, partly.layout),
+                self._loose(free or ByHalf()),
+            )
 
             def clamp(state, s, step_keys):
                 noised = joint.q_sample(self._known_process(held), held, s, step_keys)
                 return State(*kept_where(loose, state, noised))
 
-        chain = (self.process, self.sampler, times, carry, samplers.fold_in(keys, 1), first, last)
-        denoise_fn = self.denoise_fn(params, condition, keys, weight)
+        if whole != joint.NEITHER:
+            zero = jnp.zeros_like(times)
+            times = ByHalf(zero if whole.image else times, zero if whole.layout else times)
+        chain = (process, self.sampler, times, carry, samplers.fold_in(keys, 1), first, last)
+        denoise_fn = self.denoise_fn(params, condition, keys, weight, whole)
         return samplers.segment(denoise_fn, *chain, clamp=clamp, resample=resample)
 
     def _loose(self, free: ByHalf) -> ByHalf:
@@ -127,10 +152,15 @@ class Chain:
         if known is None:
             return made
         free = free or ByHalf()
-        masks = ByHalf(None if free.image is None else free.image[..., None], free.layout)
+        masks = ByHalf(
+            False if free.image is None else free.image[..., None],
+            False if free.layout is None else free.layout,
+        )
         return ByHalf(*kept_where(masks, made, known))
 
-    def denoise_fn(self, params, condition, keys, weight=None) -> samplers.DenoiseFn:
+    def denoise_fn(
+        self, params, condition, keys, weight=None, known: ByHalf = joint.NEITHER
+    ) -> samplers.DenoiseFn:
         c = self.c
         guide = guidance.Guidance(
             c.guidance if weight is None else weight,
@@ -139,7 +169,7 @@ class Chain:
             None if c.layout_guidance < 0 else c.layout_guidance,
         )
         kept_keys = samplers.fold_in(keys, 2) if c.layout_noise == "coherent" else None
-        return self.method.denoise_fn(params, condition, guide, kept_keys, c.cache_condition)
+        return self.method.denoise_fn(params, condition, guide, kept_keys, c.cache_condition, known)
 
 
 def kept_where(free: ByHalf, made: State | ByHalf, known: State | ByHalf) -> tuple:
@@ -169,7 +199,7 @@ def build_generate(method: Method, c: Sample, progress: Callable[[int], None] | 
 
     def generate(params, condition, keys, size, known=None, free=None, weight=None, resample=1):
         given = {"known": known, "free": free, "weight": weight}
-        carry = chain.start(condition, keys, size)
+        carry = chain.start(params, condition, keys, size, known, free)
         state, _ = advance(params, condition, keys, carry, 0, total, given, resample)
         return chain.finish(params, state, known, free)
 
@@ -178,7 +208,7 @@ def build_generate(method: Method, c: Sample, progress: Callable[[int], None] | 
 
     def in_segments(params, condition, keys, size, known=None, free=None, weight=None, resample=1):
         given = {"known": known, "free": free, "weight": weight}
-        carry = begin(condition, keys, size)
+        carry = begin(params, condition, keys, size, known, free)
         places = jax.tree.map(lambda a: a.sharding, carry)  # at other ones it would be another program
         for first in range(0, total, SEGMENT):
             last, carry = min(first + SEGMENT, total), jax.device_put(carry, places)

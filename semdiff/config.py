@@ -163,6 +163,9 @@ class Loss:
     condition_dropout: float = 0.0
     # Of the layout's bound, in bits per pixel and step, where layouts are generated (GCDP's released code: T / K).
     layout_weight: float = 1.0
+    # Share of pairs that are trained as one half given the other as it is: images of layouts and layouts of images are then
+    # made with no noise on what is given. 0: as GCDP.
+    known: float = 0.0
 
 
 @dataclass(frozen=True)

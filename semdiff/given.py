@@ -50,9 +50,13 @@ class Given(Protocol):
     def at(self, condition: Condition, t: Any, noise: Any) -> Condition: ...
 
 
+def which_dropped(keys, rate: float):
+    return jax.vmap(lambda key: jax.random.bernoulli(key, rate))(keys)
+
+
 def dropped(condition: Condition, null: Condition, keys, rate: float) -> Condition:
     """Each example replaced by its null with probability `rate`."""
-    gone = jax.vmap(lambda key: jax.random.bernoulli(key, rate))(keys)
+    gone = which_dropped(keys, rate)
     return jax.tree.map(
         lambda absent, given: jnp.where(gone.reshape(-1, *[1] * (given.ndim - 1)), absent, given),
         null,

@@ -4,13 +4,14 @@ A `Method` gives train.py a loss and chains.py a denoise_fn; neither knows which
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from semdiff.diffusion import gaussian, guidance, joint, losses, priors, samplers, schedules
 from semdiff.diffusion.joint import ByHalf, State
-from semdiff.given import Condition, Given
+from semdiff.given import Condition, Given, which_dropped
 from semdiff.networks import Network
 from semdiff.space import PIXELS, Space
 
@@ -23,6 +24,7 @@ class Method:
     """p(image, layout | what is given), or of one of the two.
 
     Its parameters are one nested dict; which of them are trained is the trainer's affair, those of the space never are.
+    known: of a pair, whose network has a clock for each half: how a half is trained given the other.
     """
 
     process: joint.Process
@@ -31,6 +33,7 @@ class Method:
     objective: losses.Objective = losses.SIMPLE
     space: Space = PIXELS
     start: priors.Start = priors.STANDARD
+    known: losses.Known | None = None
 
     @property
     def image(self) -> gaussian.Gaussian:
@@ -68,8 +71,11 @@ class Method:
             return ByHalf(layout=state.layout)
         return ByHalf(self.space.decode(_of_space(params), state.image), state.layout)
 
-    def network_time(self, t):
-        """The network's clock: log SNR, or 0..999, whatever T (released networks were trained on i = t - 1)."""
+    def network_time(self, t: Any):
+        """The network's clock: log SNR, or 0..999, whatever T (released networks were trained on i = t - 1). What is known,
+        at t = 0, is told from the first step by being given whole: its clock shows that step."""
+        if isinstance(t, ByHalf):
+            return jax.tree.map(lambda a: self.network_time(jnp.where(a > 0, a, jnp.ones_like(a))), t)
         if self.network.clock == "log_snr":
             return schedules.log_snr(self.image.schedule, t)
         return (t - 1) * (1000 / self.process.num_steps)
@@ -86,14 +92,24 @@ class Method:
         )
         start = self.encode(params, batch["image"], batch["layout"], space_keys)
         t, weight = time_sampler.sample(t_keys)
+        at, counts = self._times(t, keys, drop_keys if train else None)
         noise = joint.noise(self.process, start, noise_keys)
-        state = joint.diffuse(self.process, start, t, noise)
+        state = joint.diffuse(self.process, start, at, noise)
         condition = self.given.condition(batch)
         condition = self.given.at(condition, t, self.given.noise(condition, given_keys))
         if train:
             condition = self.given.drop(condition, drop_keys)
-        output = self._apply(params, state, t, condition, dropout_keys if train else None)
-        return self.objective(self.process, output, start, state, noise, t), t, weight
+        output = self._apply(params, state, at, condition, dropout_keys if train else None)
+        return self.objective(self.process, output, start, state, noise, at, *counts), t, weight
+
+    def _times(self, t, keys, drop_keys) -> tuple:
+        """(times of both halves or of each, [how much each counts])"""
+        if self.known is None:
+            return t, []
+        rate = self.known.dropout if drop_keys is not None else 0.0
+        gone = which_dropped(keys if drop_keys is None else drop_keys, rate)
+        at, counts = self.known.times(t, samplers.fold_in(keys, 6), gone, self.process.num_steps)
+        return at, [counts]
 
     def denoise_fn(
         self,
@@ -102,12 +118,14 @@ class Method:
         guide: guidance.Guidance,
         condition_keys=None,
         cache: bool = False,
+        known: ByHalf = joint.NEITHER,
     ) -> samplers.DenoiseFn:
         """State, t -> Prediction under this condition, guided.
 
         What changes on the way is noised afresh at each step; with `condition_keys`, one per example, by one noise kept
         through the chain, so that its mask only ever opens up. cache: what a condition that does not change does to the
-        network is computed here, where the network has such a thing: the null condition, and the condition itself.
+        network is computed here, where the network has such a thing: the null condition, and the condition itself. known:
+        a half that is given whole; its time is 0, and it is a part of what guidance asks for the absence of.
         """
         given = self.given
         null = given.null(condition)
@@ -122,18 +140,32 @@ class Method:
         else:
             shown = lambda times, keys: given.at(condition, times, given.noise(condition, keys))  # noqa: E731
 
+        free = joint.without(self.process, known)
+        of_free = lambda t: joint.by_half(t).layout if known.image else joint.by_half(t).image  # noqa: E731
+
         def denoise(state: State, t, keys) -> joint.Prediction:
-            times = jnp.full((state.batch,), t)
+            times = jax.tree.map(lambda a: jnp.full((state.batch,), a), t)
             output = self._apply(params, state, times, shown(times, keys))
             if guide.needs_null:
+                without, at = self._absent(state, times, known, samplers.fold_in(keys, 3))
                 output = jax.lax.cond(
-                    guide.active(t, self.process.num_steps),
-                    lambda: self._guided(guide, output, self._apply(params, state, times, null)),
+                    guide.active(of_free(t), self.process.num_steps),
+                    lambda: self._guided(guide, output, self._apply(params, without, at, null)),
                     lambda: output,
                 )
-            return joint.predict(self.process, output, state, times)
+            return joint.predict(free, output, state, times)
 
         return denoise
+
+    def _absent(self, state: State, times, known: ByHalf, keys) -> tuple:
+        """(state, times) in which what is known is not: noise, at t = T."""
+        if known == joint.NEITHER:
+            return state, times
+        held = joint.without(self.process, ByHalf(not known.image, not known.layout))
+        top = jnp.full((state.batch,), self.process.num_steps)
+        at = joint.by_half(times)
+        times = ByHalf(top if known.image else at.image, top if known.layout else at.layout)
+        return joint.sample_prior(held, state, keys), times
 
     def _apply(self, params, state: State, times, condition: Condition, dropout_keys=None) -> ByHalf:
         params, clock = _of_network(params), self.network_time(times)

@@ -8,15 +8,16 @@ A network has
                                                            None where there is no such thing or it takes too much memory
     compute_dtypes(params)                              -> the type that each parameter is used in, as a tree
     clock                                                  what `time` is: "steps", 0..999, or "log_snr", of the image half
+    two_clocks                                             whether the halves may be at different times, in `ByHalf`
 """
 
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, ClassVar, Literal, Protocol
 
 import jax
 import jax.numpy as jnp
 
-from semdiff.diffusion.joint import ByHalf, State
+from semdiff.diffusion.joint import ByHalf, State, by_half
 from semdiff.given import Condition
 from semdiff.models.joint_unet import JointUNet
 from semdiff.models.spade_unet import SpadeUNet
@@ -30,6 +31,9 @@ Clock = Literal["steps", "log_snr"]
 class Network(Protocol):
     @property
     def clock(self) -> Clock: ...
+
+    @property
+    def two_clocks(self) -> bool: ...
 
     @property
     def size_multiple(self) -> int: ...
@@ -49,6 +53,8 @@ class LayoutToImage:
 
     unet: SpadeUNet
     clock: Clock = "steps"
+
+    two_clocks: ClassVar = False
 
     @property
     def size_multiple(self) -> int:
@@ -82,6 +88,10 @@ class PairOfText:
     clock: Clock = "log_snr"
 
     @property
+    def two_clocks(self) -> bool:
+        return self.unet.layout_clock
+
+    @property
     def size_multiple(self) -> int:
         return self.unet.size_multiple
 
@@ -89,7 +99,11 @@ class PairOfText:
         return self.unet.init(key, like.image, like.layout, jnp.zeros((1,)), **condition)["params"]
 
     def apply(self, params, state: State, time, condition: Condition, dropout_keys=None) -> ByHalf:
-        return ByHalf(*self.unet.apply({"params": params}, state.image, state.layout, time, **condition))
+        at = by_half(time)
+        more = {"layout_log_snr": at.layout} if self.two_clocks else {}
+        return ByHalf(
+            *self.unet.apply({"params": params}, state.image, state.layout, at.image, **condition, **more)
+        )
 
     def cache(self, params, condition: Condition) -> Condition | None:
         return {"told": self.unet.apply({"params": params}, **condition, method="tell")}

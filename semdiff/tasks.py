@@ -49,7 +49,8 @@ class Task:
     @property
     def shape(self) -> tuple:
         """Tasks of one shape can be of one batch."""
-        return self.canvas, *(a.shape for a in ordered(self.given) if a is not None)
+        held = jax.tree.structure((self.known, self.free))
+        return self.canvas, held, *(a.shape for a in ordered(self.given) if a is not None)
 
 
 def ordered(condition: Condition) -> Iterator[np.ndarray | None]:
@@ -128,7 +129,10 @@ def held(
     free_image: np.ndarray | None = None,
     free_layout: np.ndarray | None = None,
 ) -> Task:
-    """The task with pixels and ids held but where they are free; ids that are no class are free."""
+    """The task with pixels and ids held but where they are free; ids that are no class are free.
+
+    A half of which nothing is free has no mask where the network knows what to do with it.
+    """
     multiple = method.network.size_multiple
 
     def mask(given, free):
@@ -138,6 +142,10 @@ def held(
     if layout is not None and method.process.layout is not None:
         free_layout = free_layout | (layout < 0) | (layout >= method.process.layout.num_classes)
         layout = np.where(free_layout, 0, layout).astype(np.int32)
+    if method.network.two_clocks:
+        free_image, free_layout = (
+            None if mask is None or not mask.any() else mask for mask in (free_image, free_layout)
+        )
     known, free = (
         ByHalf(*(augment.padded(half, multiple) for half in halves))
         for halves in ((image, layout), (free_image, free_layout))

@@ -11,13 +11,26 @@ from PIL import Image
 from tiny import changed, classes, random_model, random_params, tiny_experiment, tiny_pairs
 
 import semdiff
-from semdiff import build, checkpoint, evaluate, export, inputs, sample, segment, tasks, train, trained
-from semdiff.config import ConfigError
+from semdiff import (
+    build,
+    chains,
+    checkpoint,
+    evaluate,
+    export,
+    inputs,
+    sample,
+    segment,
+    tasks,
+    train,
+    trained,
+)
+from semdiff.config import ConfigError, Sample
 from semdiff.data.classes import as_json
 from semdiff.data.readers.folder import Folder
-from semdiff.diffusion import guidance
+from semdiff.diffusion import gaussian, guidance, joint, losses
 from semdiff.diffusion.joint import ByHalf
 from semdiff.given import TextGiven
+from semdiff.method import Method
 from semdiff.trainer import Trainer
 
 
@@ -262,3 +275,62 @@ def test_held_halves_free_what_is_no_class(model):
     np.testing.assert_array_equal(held.free.layout, layout == 16)
     assert held.known.layout.max() == 0
     assert held.known.image is None
+
+
+# The grey of each class, in a world where one half says all of the other.
+LEVELS = np.array([10, 90, 170, 250])
+
+
+class Seer:
+    """Reads each half from the other, and knows nothing unless that other one is shown as at the first step."""
+
+    clock, size_multiple, two_clocks = "steps", 1, True
+
+    def apply(self, params, state, time, condition, dropout_keys=None):
+        sees = {half: getattr(time, half) == 0 for half in ("image", "layout")}
+        grey = jnp.asarray(LEVELS / 127.5 - 1, jnp.float32)
+        image = jnp.where(sees["layout"], grey[jnp.clip(state.layout, 0, 3)].T, 0.0).T
+        logits = -1e3 * (state.image.mean(-1, keepdims=True) - grey) ** 2
+        logits = jnp.where(sees["image"], logits.T, 0.0).T
+        return ByHalf(jnp.repeat(image[..., None], 3, -1), logits)
+
+    def cache(self, params, condition):
+        return None
+
+
+@pytest.mark.parametrize("half", ["image", "layout"])
+def test_a_network_of_two_clocks_is_shown_what_is_held_as_it_is(half):
+    pairs = build.build_method(tiny_pairs(), classes(4), words=3).process
+    process = joint.Process(gaussian.Gaussian(pairs.image.schedule, "x0", "small"), pairs.layout)
+    method = Method(process, Seer(), TextGiven(2, 0.0, 0))
+    layout = np.random.default_rng(0).integers(0, 4, (2, 8, 8)).astype(np.int32)
+    image = np.repeat(LEVELS[layout][..., None], 3, -1).astype(np.uint8)
+    generate = chains.build_generate(method, Sample(sampler="ddim", steps=1, guidance=1.0))
+    condition = {"text": np.zeros((2, 2), np.int32), "mask": np.zeros((2, 2), bool)}
+    known = ByHalf(**{half: image if half == "image" else layout})
+    made = generate({}, condition, jax.random.split(jax.random.key(0), 2), (8, 8), known, ByHalf())
+    np.testing.assert_array_equal(made.layout, layout)
+    assert np.abs(made.image.astype(int) - image).max() <= 1
+
+
+def test_one_half_is_learned_given_the_other():
+    """What is known does not count: with the image always known where it is not noised, the loss is the layout's."""
+    config = changed(random_model(tiny_pairs()), loss={"known": 0.9}).config
+    source = inputs.training_source(config.data, 0)
+    method = build.build_method(config, source.info, words=3)
+    params = random_params(method, config.data.size)
+    assert "level_layout" in params
+    rng = np.random.default_rng(0)
+    batch = {
+        "image": rng.integers(0, 256, (32, 8, 8, 3), np.uint8),
+        "layout": rng.integers(0, 16, (32, 8, 8)).astype(np.int32),
+        "text": np.zeros((32, 12), np.int32),
+    }
+    keys = jax.random.split(jax.random.key(0), 32)
+    terms, _, _ = jax.jit(method.loss)(params, batch, keys, losses.UniformTime(50))
+    shown = np.asarray(terms["mse"] == 0), np.asarray(terms["layout"] == 0)
+    assert 6 < shown[0].sum() < 22
+    assert 6 < shown[1].sum() < 22
+    assert not (shown[0] & shown[1]).any()
+    weight = config.loss.layout_weight
+    np.testing.assert_allclose(terms["loss"][shown[0]], weight * terms["layout"][shown[0]], rtol=1e-5)

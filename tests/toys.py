@@ -112,6 +112,7 @@ class Network:
 
     size_multiple = 2
     clock = "steps"
+    two_clocks = False
 
     def init(self, key, like, condition):
         return self.net.init(key, *self.inputs(like, jnp.zeros((1,)), condition))["params"]

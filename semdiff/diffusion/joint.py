@@ -85,6 +85,14 @@ class ByHalf:
 Times = Shaped[Array, "b"] | ByHalf
 
 
+NEITHER = ByHalf(False, False)
+
+
+def without(process: Process, known: ByHalf) -> Process:
+    """The process of what is free: a half that is known is not noised."""
+    return Process(None if known.image else process.image, None if known.layout else process.layout)
+
+
 def by_half(t: Any) -> ByHalf:
     """The times of each half, which may be the same."""
     return t if isinstance(t, ByHalf) else ByHalf(t, t)

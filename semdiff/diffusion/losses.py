@@ -88,15 +88,17 @@ class Objective:
         state: joint.State,
         noise: joint.ByHalf,
         t: joint.Times,
+        counts: joint.ByHalf = joint.ByHalf(1.0, 1.0),  # noqa: B008
     ) -> dict[str, PerExample]:
-        """Terms per example, their sum as `loss`. state: `start` at t, by `noise`."""
-        at, terms = joint.by_half(t), {}
+        """Terms per example, their sum as `loss`. state: `start` at t, by `noise`. counts: how much each half counts."""
+        at, terms = jax.tree.map(lambda t: jnp.where(t > 0, t, jnp.ones_like(t)), joint.by_half(t)), {}
         if process.image is not None:
             data = (output.image, present(start.image), present(state.image), noise.image, at.image)
             terms = hybrid(process.image, *data, self.weighting, self.vlb_weight)
+            terms = {name: counts.image * term for name, term in terms.items()}
         if process.layout is not None:
             s = jnp.maximum(at.layout - 1, 0)
-            bits = categorical.vlb_term(
+            bits = counts.layout * categorical.vlb_term(
                 process.layout, output.layout, present(state.layout), present(start.layout), s, at.layout
             )
             terms |= {"loss": terms.get("loss", 0.0) + self.layout_weight * bits, "layout": bits}
@@ -104,6 +106,31 @@ class Objective:
 
 
 SIMPLE = Objective()
+
+
+@dataclass(frozen=True)
+class Known:
+    """Pairs that are trained as one half given the other.
+
+    In `share` of the pairs the image or the layout, as often the one as the other, is known: it is shown as it is, at t = 0,
+    and does not count. What is known is dropped as other conditions are, with the same ones: it is then at t = T.
+    """
+
+    share: float = 0.0
+    dropout: float = 0.0
+
+    def times(self, t: Times, keys: Keys, dropped: Shaped[Array, "b"], num_steps: int):
+        """(the times of each half, how much each counts), from one time per example. A half that counts in fewer of the
+        examples counts more in these."""
+        known_keys, which_keys = (jax.vmap(jax.random.fold_in, (0, None))(keys, i) for i in range(2))
+        known = jax.vmap(lambda key: jax.random.bernoulli(key, self.share))(known_keys)
+        of_image = known & jax.vmap(jax.random.bernoulli)(which_keys)
+        instead = jnp.where(dropped, num_steps, 0).astype(t.dtype)
+        at, counts = [], []
+        for held in (of_image, known & ~of_image):
+            at.append(jnp.where(held, instead, t))
+            counts.append(jnp.where(held, 0.0, 1 / (1 - self.share / 2)))
+        return joint.ByHalf(*at), joint.ByHalf(*counts)
 
 
 @jax.tree_util.register_dataclass

@@ -325,6 +325,7 @@ class JointUNet(nn.Module):
     levels, from 0, at which positions attend to each other and to the tokens. stem: sizes of its convolutions. text_width:
     of what the text encoder gives; vocabulary > 0: it is a part of this network, and texts are ids of words. latents: tokens
     that a text is pooled to; 0: none. upscales: the network is also given an image and a layout of lower resolution.
+    layout_clock: the layout may be noised to another time than the image, and the network is told both.
     stem_to_last: what the first convolution gives also goes to the last block, past all levels. halve_first: level 0 is at
     half the size already (as released: nearly all work is then done at small sizes); else at the size of the image.
     """
@@ -350,6 +351,7 @@ class JointUNet(nn.Module):
     latents: int = 32
     time_tokens: int = 2
     upscales: bool = False
+    layout_clock: bool = False
     stem_to_last: bool = False
     halve_first: bool = True
     remat: bool = False
@@ -391,6 +393,8 @@ class JointUNet(nn.Module):
         self.labels = nn.Embed(self.states, self.label_channels)
         self.conv_in = Stem(self.base, self.stem, self.dtype)
         self.level = level()
+        if self.layout_clock:
+            self.level_layout = level()
         if self.upscales:
             self.level_low, self.labels_low = level(), nn.Embed(self.states, self.label_channels)
         if self.vocabulary:
@@ -442,15 +446,21 @@ class JointUNet(nn.Module):
         tokens, vector = self.told(self.text_encoder(text, mask) if self.vocabulary else text, mask)
         return {"tokens": tokens, "vector": vector}
 
-    def __call__(self, image, layout, log_snr, text=None, mask=None, *, told=None, low=None):
+    def __call__(
+        self, image, layout, log_snr, text=None, mask=None, *, told=None, low=None, layout_log_snr=None
+    ):
         """image [B,H,W,C], layout [B,H,W] states (others: the zero vector), log_snr [B], text [B,L,D] or ids [B,L] with
         mask [B,L] -> ([B,H,W,out_channels], logits [B,H,W,K]), float32.
 
-        low: {"image", "layout", "log_snr"} of the lower resolution, enlarged, for a network that upscales.
+        low: {"image", "layout", "log_snr"} of the lower resolution, enlarged, for a network that upscales. layout_log_snr
+        [B]: of the layout's own time, as the image's log SNR at that time.
         """
         self.check_size(*image.shape[1:3])
         seen = [image, embedded(self.labels, layout)]
         vector, tokens = self.level(log_snr)
+        if self.layout_clock:
+            more, told_layout = self.level_layout(log_snr if layout_log_snr is None else layout_log_snr)
+            vector, tokens = vector + more, jnp.concatenate([tokens, told_layout], axis=1)
         if self.upscales:
             small = [low["image"], embedded(self.labels_low, low["layout"])]
             seen += small

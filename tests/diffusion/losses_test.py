@@ -303,3 +303,27 @@ def test_the_objective_of_a_pair_is_the_image_s_plus_the_layout_s_bound_at_its_w
     assert (bits > 0).all()
     only = losses.Objective()(joint.Process(layout=layout), output, start, state, noise, t)
     np.testing.assert_allclose(only["loss"], bits, rtol=1e-6)
+
+
+# One half given the other
+
+
+def test_a_known_half_is_shown_as_it_is_and_does_not_count():
+    count, steps = 4000, 50
+    t, dropped = jnp.arange(count) % steps + 1, jnp.arange(count) % 4 == 0
+    at, counts = losses.Known(0.5).times(t, keys_of(count), dropped, steps)
+    assert not ((counts.image == 0) & (counts.layout == 0)).any()
+    for times, weights in ((at.image, counts.image), (at.layout, counts.layout)):
+        held = np.asarray(weights) == 0
+        assert held.mean() == pytest.approx(0.25, abs=0.03)
+        np.testing.assert_array_equal(times[held], np.where(dropped, steps, 0)[held])
+        np.testing.assert_array_equal(times[~held], t[~held])
+        assert weights.mean() == pytest.approx(1, abs=0.04)  # the halves keep their shares of the loss
+
+
+def test_nothing_known_is_one_time_for_both():
+    t = jnp.arange(1, 9)
+    at, counts = losses.Known(0.0).times(t, keys_of(8), jnp.zeros(8, bool), 50)
+    for times, weights in ((at.image, counts.image), (at.layout, counts.layout)):
+        np.testing.assert_array_equal(times, t)
+        np.testing.assert_array_equal(weights, 1)
