@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from semdiff.evaluate import DIGITS
+from semdiff.modes.evaluate import DIGITS
 
 
 def evaluations(pattern: str) -> list[dict]:

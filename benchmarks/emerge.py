@@ -10,10 +10,11 @@ import jax.numpy as jnp
 import numpy as np
 
 import semdiff
-from semdiff import draw, tasks
-from semdiff.chains import Chain, build_times
+from semdiff import draw
 from semdiff.diffusion import samplers
-from semdiff.space import to_pixels
+from semdiff.methods.space import to_pixels
+from semdiff.sampling import tasks
+from semdiff.sampling.chains import Chain, build_times
 
 SHOWN = 8  # times
 

@@ -16,13 +16,15 @@ from pathlib import Path
 import numpy as np
 from absl import app, flags, logging
 
-from semdiff import cli, evaluate, inputs, main, times, trained, tune
-from semdiff.chains import passes
-from semdiff.config import parse
+from semdiff import cli, inputs, main, trained
 from semdiff.data import augment
+from semdiff.methods.space import to_pixels
 from semdiff.metrics import frechet
 from semdiff.metrics.segmentation import Confusion
-from semdiff.space import to_pixels
+from semdiff.modes import evaluate, tune
+from semdiff.parser import parse
+from semdiff.sampling import times
+from semdiff.sampling.chains import passes
 
 STEPS = flags.DEFINE_list("steps", ["3", "4", "5", "6", "8", "12", "25"], "Numbers of steps.")
 SOLVERS = flags.DEFINE_list(

@@ -21,11 +21,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from semdiff import build, chains, parallel
-from semdiff.config import Experiment, Process, parse
+from semdiff.config import Experiment, Process
 from semdiff.data import pipeline
 from semdiff.data.scenes import Scenes
-from semdiff.trainer import Trainer, TrainState
+from semdiff.machine import parallel
+from semdiff.methods import build
+from semdiff.parser import parse
+from semdiff.sampling import chains
+from semdiff.training.trainer import Trainer, TrainState
 
 ROOT = Path(__file__).parents[1]
 

@@ -39,8 +39,9 @@ if importlib.util.find_spec("semdiff") is None:  # a fresh Colab machine
 import numpy as np
 
 import semdiff
-from semdiff import config, export, presets, train
+from semdiff import parser, presets
 from semdiff.data.scenes import Scenes
+from semdiff.modes import export, train
 
 # %% [markdown]
 # ## A model
@@ -51,7 +52,7 @@ from semdiff.data.scenes import Scenes
 if not MODEL:
     settings = presets.scenes()
     settings.train.steps = settings.train.eval_every = STEPS
-    train.train(config.parse(settings), Path(WORKDIR))
+    train.train(parser.parse(settings), Path(WORKDIR))
 
 model = semdiff.load(MODEL or WORKDIR)
 model

@@ -19,10 +19,10 @@ of a released one, --mode=export of a run of your own.
 
 import ml_collections
 
-from semdiff import presets
+from semdiff.methods import sdm
 
 
 def get_config(stage: str = "1") -> ml_collections.ConfigDict:
-    config = presets.sdm(stage)
+    config = sdm.published(stage)
     config.data.source = "ade20k"  # no instances
     return config

@@ -21,11 +21,11 @@ of a released one, --mode=export of a run of your own.
 
 import ml_collections
 
-from semdiff import presets
+from semdiff.methods import sdm
 
 
 def get_config(stage: str = "1") -> ml_collections.ConfigDict:
-    config = presets.sdm(stage)
+    config = sdm.published(stage)
     config.data.source = "celebamask_hq"  # left and right eye, brow and ear change places in a flip
     config.data.eval_split = "test"
     config.optimizer.learning_rate = 2e-5

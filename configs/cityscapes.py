@@ -20,11 +20,11 @@ of a released one, --mode=export of a run of your own.
 
 import ml_collections
 
-from semdiff import presets
+from semdiff.methods import sdm
 
 
 def get_config(stage: str = "1") -> ml_collections.ConfigDict:
-    config = presets.sdm(stage)
+    config = sdm.published(stage)
     config.data.source = "cityscapes"
     config.data.size = (256, 512)
     config.data.max_scale = 1.0  # 1024 x 2048 reduced as a whole

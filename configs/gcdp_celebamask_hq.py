@@ -7,11 +7,11 @@ of the captions (--config.data.captioned=0.25).
 Captions of MM-CelebA-HQ are not read yet: as it stands this trains pairs without words.
 """
 
-from semdiff import presets
+from semdiff.methods import gcdp
 
 
 def get_config():
-    config = presets.gcdp(19)
+    config = gcdp.published(19)
     config.data.source = "celebamask_hq"
     config.data.split = "train"
     config.data.eval_split = "val"

@@ -6,11 +6,11 @@ Published (with T5-large, after its super-resolution stage): FID 20.4, mIoU 65.8
 Captions of Cityscapes are not read yet: as it stands this trains pairs without words.
 """
 
-from semdiff import presets
+from semdiff.methods import gcdp
 
 
 def get_config():
-    config = presets.gcdp(34)
+    config = gcdp.published(34)
     config.data.source = "cityscapes"
     config.data.split = "train"
     config.data.eval_split = "val"

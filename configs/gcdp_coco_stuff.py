@@ -5,11 +5,11 @@ Hardware: not published. Not run here.
 Captions of COCO are not read yet: as it stands this trains pairs without words.
 """
 
-from semdiff import presets
+from semdiff.methods import gcdp
 
 
 def get_config():
-    config = presets.gcdp(183)
+    config = gcdp.published(183)
     config.data.source = "coco_stuff"
     config.data.split = "train"
     config.data.eval_split = "val"

@@ -7,7 +7,7 @@ No training data are needed. Hardware and time: those of the model.
 
 from pathlib import Path
 
-from semdiff.config import as_config_dict
+from semdiff.parser import as_config_dict
 from semdiff.trained import folder_config
 
 

@@ -17,10 +17,10 @@ unpublished; those here are a guess. --config.layout.rates=data measures psi phi
 
 import ml_collections
 
-from semdiff import presets
+from semdiff.methods import sdm
 
 
 def get_config(stage: str = "1") -> ml_collections.ConfigDict:
-    config = presets.scdm(stage, rates="ade20k")
+    config = sdm.published_scdm(stage, rates="ade20k")
     config.data.source = "ade20k"
     return config

@@ -16,11 +16,11 @@ unpublished; those here are a guess. --config.layout.rates=data measures psi phi
 
 import ml_collections
 
-from semdiff import presets
+from semdiff.methods import sdm
 
 
 def get_config(stage: str = "1") -> ml_collections.ConfigDict:
-    config = presets.scdm(stage, rates="celebamask_hq")
+    config = sdm.published_scdm(stage, rates="celebamask_hq")
     config.data.source = "celebamask_hq"
     config.data.eval_split = "test"
     config.optimizer.learning_rate = 2e-5

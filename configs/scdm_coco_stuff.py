@@ -17,10 +17,10 @@ the network has no edge channel; released weights have one. Iterations are unpub
 
 import ml_collections
 
-from semdiff import presets
+from semdiff.methods import sdm
 
 
 def get_config(stage: str = "1") -> ml_collections.ConfigDict:
-    config = presets.scdm(stage, rates="coco_stuff")
+    config = sdm.published_scdm(stage, rates="coco_stuff")
     config.data.source = "coco_stuff"
     return config

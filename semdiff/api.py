@@ -10,19 +10,23 @@ import jax
 import numpy as np
 from PIL import Image
 
-from semdiff import draw, edit, evaluate, logs, tasks, trained
-from semdiff.compilation import use_cache
-from semdiff.config import ConfigError, Edit, Sample, as_dict, check_key, from_dict
+from semdiff import draw, trained
+from semdiff.arrays import Maps, checked, examples_of, most_frequent, several, shaped, told
+from semdiff.config import ConfigError, Edit, Sample
 from semdiff.data.classes import make_description
 from semdiff.data.images import read_image, read_instances, read_layout
 from semdiff.data.readers.folder import listed
 from semdiff.diffusion.joint import ByHalf
+from semdiff.machine import logs
+from semdiff.machine.compilation import use_cache
 from semdiff.metrics.segmentation import Confusion
-from semdiff.tasks import Runner, Task
+from semdiff.modes import edit, evaluate
+from semdiff.parser import as_dict, check_key, from_dict
+from semdiff.sampling import tasks
+from semdiff.sampling.tasks import Runner, Task
 from semdiff.trained import Trained
 
 OWN = "own"  # of a layout: not resized
-Maps = np.ndarray | Sequence[np.ndarray]
 
 
 def load(path: str | os.PathLike, **settings) -> "Model":
@@ -111,7 +115,7 @@ class Model:
         config.sample, as seed=1, steps=25, guidance=2.0.
         """
         c = self._settings(settings)
-        examples = self._told(self._examples(layouts, instances), captions)
+        examples = told(self.trained, examples_of(self.trained, layouts, instances), captions)
         todo = self._tasks(examples, replace(c, per_layout=images), size)
         if self.trained.method.process.layout is not None:
             todo = [tasks.held(task, self.trained.method, layout=task.layout) for task in todo]
@@ -126,7 +130,7 @@ class Model:
                 "this model is given layouts and makes none: pairs needs one that generates both"
             )
         c, asked = self._settings(settings), [captions] if isinstance(captions, str) else list(captions)
-        examples = self._told([{"name": f"caption {i}"} for i in range(len(asked))], asked)
+        examples = told(self.trained, [{"name": f"caption {i}"} for i in range(len(asked))], asked)
         made = self._made(self._tasks(examples, replace(c, per_layout=images), None), c)
         pictures, layouts = ([getattr(state, half) for state in made] for half in ("image", "layout"))
         return np.asarray(shaped(pictures, images)), np.asarray(shaped(layouts, images))
@@ -150,9 +154,9 @@ class Model:
         marks = masks if old_layouts is None else old_layouts
         if marks is None or (masks is not None and old_layouts is not None):
             raise ConfigError("give either masks or old_layouts: they say where to edit")
-        c, photos = self._settings(settings), _several(images, 3)
-        examples = self._examples(layouts, instances)
-        where = _several(marks, 2)
+        c, photos = self._settings(settings), several(images, 3)
+        examples = examples_of(self.trained, layouts, instances)
+        where = several(marks, 2)
         if not len(photos) == len(examples) == len(where):
             raise ConfigError(
                 f"{len(photos)} images, {len(examples)} layouts and {len(where)} masks or old layouts: give one of each"
@@ -182,7 +186,7 @@ class Model:
             raise ConfigError(
                 "this model makes images of layouts and no layouts of images: segment needs one that generates both"
             )
-        c, photos = self._settings(settings), _several(images, 3)
+        c, photos = self._settings(settings), several(images, 3)
         todo = []
         for i, photo in enumerate(photos):
             for copy in range(draws):
@@ -198,9 +202,9 @@ class Model:
         The segmenter is the one that `--mode=evaluate` trained: it lies in the workdir, and export takes it along.
         """
         reader, info = evaluate.kept_reader(self.folder, self.trained.info), self.trained.info
-        true = [self._checked(layout) for layout in _several(layouts, 2)]
+        true = [checked(layout, self.trained.info) for layout in several(layouts, 2)]
         confusion = Confusion.of(
-            np.stack(true), reader(np.stack(_several(images, 3))), info.num_classes, info.ignored
+            np.stack(true), reader(np.stack(several(images, 3))), info.num_classes, info.ignored
         )
         iou = {
             name: float(100 * value) for name, value in zip(info.names, confusion.iou) if not np.isnan(value)
@@ -244,45 +248,6 @@ class Model:
         config = as_dict(self.trained.config)
         return from_dict(config | {"sample": config["sample"] | settings}).sample
 
-    def _examples(self, layouts: Maps, instances: Maps | None) -> list[dict]:
-        ids = [self._checked(layout) for layout in _several(layouts, 2)]
-        examples = [{"name": f"layout {i}", "layout": layout} for i, layout in enumerate(ids)]
-        if self.trained.edges:
-            if instances is None:
-                raise ConfigError(
-                    "this model was trained with borders between instances: give instances, maps of the layouts' sizes, 0 "
-                    "where there is no instance (the layouts themselves draw borders between classes)"
-                )
-            examples = [
-                e | {"instance": np.asarray(i)} for e, i in zip(examples, _several(instances, 2), strict=True)
-            ]
-        return examples
-
-    def _told(self, examples: list[dict], captions: Sequence[str] | None) -> list[dict]:
-        """With captions as ids of words."""
-        if captions is None:
-            return examples
-        words = self.trained.vocabulary
-        if words is None:
-            raise ConfigError("captions were given, but this model is not told of words")
-        length = self.trained.method.given.empty((1, 1))["text"].shape[1]
-        return [
-            e | {"caption": text, "texts": words.encode(text, length)[None]}
-            for e, text in zip(examples, captions, strict=True)
-        ]
-
-    def _checked(self, layout: np.ndarray) -> np.ndarray:
-        known = len(self.classes)
-        if not np.issubdtype(layout.dtype, np.integer):
-            raise ConfigError(f"a layout is of {layout.dtype}; expected class ids, integers [H, W]")
-        if layout.min() < 0 or layout.max() > known:
-            wrong = layout[(layout < 0) | (layout > known)].flat[0]
-            raise ConfigError(
-                f"a layout holds {wrong}, which is no class. Expected 0..{known - 1}, or {known} for pixels without a "
-                f"label: {listed(self.trained.info)}"
-            )
-        return layout.astype(np.int32)
-
     def _tasks(self, examples: list[dict], c: Sample, size) -> list[Task]:
         size = self.size if size is None else None if size == OWN else size
         return [
@@ -302,32 +267,3 @@ class Model:
             made |= {task.copy: state for task, state in zip(batch, run(self._params, batch))}
             progress.report(len(made))
         return [made[i] for i in range(len(todo))]
-
-
-def shaped(arrays: list[np.ndarray], each: int) -> np.ndarray | list[np.ndarray]:
-    """[N, ...], or [N, each, ...]; a list where shapes differ."""
-    if len({array.shape for array in arrays}) > 1:
-        return arrays
-    stacked = np.stack(arrays)
-    return stacked if each == 1 else stacked.reshape(-1, each, *stacked.shape[1:])
-
-
-def _several(arrays: Maps, rank: int) -> list[np.ndarray]:
-    """A list of arrays of this rank, of one, of several stacked, or of a list of them."""
-    if isinstance(arrays, np.ndarray) and arrays.ndim == rank:
-        return [arrays]
-    found = [np.asarray(array) for array in arrays]
-    if any(array.ndim != rank for array in found):
-        shapes = sorted({array.shape for array in found})
-        what = "layouts or masks [H, W]" if rank == 2 else "images [H, W, 3]"
-        raise ConfigError(
-            f"got arrays of shape {', '.join(map(str, shapes[:3]))}; expected {what}, one or several"
-        )
-    return found
-
-
-def most_frequent(layouts: list[np.ndarray]) -> np.ndarray:
-    """Of each pixel the class that most of the layouts show."""
-    stack = np.stack(layouts)
-    counts = np.stack([(stack == c).sum(0) for c in range(stack.max() + 1)])
-    return counts.argmax(0)

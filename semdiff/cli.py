@@ -11,7 +11,8 @@ from pathlib import Path
 
 from absl import app
 
-from semdiff.config import ConfigError, check_key
+from semdiff.config import ConfigError
+from semdiff.parser import check_key
 
 DISK_IS_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 

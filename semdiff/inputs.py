@@ -8,15 +8,14 @@ from typing import Any
 import jax
 import numpy as np
 
-from semdiff import logs, parallel
-from semdiff.checkpoint import prepare_workdir, write_json
 from semdiff.config import ConfigError, Data, Experiment, JointUNet
 from semdiff.data import known_classes, make_source, statistics
 from semdiff.data.images import DataError
 from semdiff.data.readers.folder import Layouts
 from semdiff.data.source import Info, Source
 from semdiff.data.text import Told, Vocabulary, captions_of
-from semdiff.paths import local_path
+from semdiff.machine import logs, parallel
+from semdiff.machine.paths import local_path, prepare_workdir, write_json
 
 RELEASED_RATES = ("ade20k", "coco_stuff", "celebamask_hq")
 

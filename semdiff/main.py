@@ -8,10 +8,13 @@ from pathlib import Path
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from semdiff import cli, edit, evaluate, export, logs, parallel, sample, segment, stats, train, trained, tune
-from semdiff.compilation import use_cache
-from semdiff.config import Experiment, parse
-from semdiff.paths import local_path
+from semdiff import cli, trained
+from semdiff.config import Experiment
+from semdiff.machine import logs, parallel
+from semdiff.machine.compilation import use_cache
+from semdiff.machine.paths import local_path
+from semdiff.modes import edit, evaluate, export, sample, segment, stats, train, tune
+from semdiff.parser import parse
 
 # name -> (what it does, how: of a configuration and a workdir)
 WITH_DATA = {

@@ -1,89 +1,9 @@
-"""Published settings that several configurations share; files in configs/ start from them."""
+"""Settings for minutes on two cores that several configurations share; published ones lie with their paper, in methods/."""
 
 import ml_collections
 
-from semdiff.config import JointUNet, as_config_dict, choose, default
-
-
-def sdm(stage: str) -> ml_collections.ConfigDict:
-    """SDM (2207.00050), as its released scripts train at 256 px; a data set sets its source and rates.
-
-    Stage "1" trains with every layout in place. Stage "2" goes on at a lower rate and replaces a layout by nothing with
-    probability 0.2, for classifier-free guidance.
-    """
-    second = choose(("1", "2"), stage, "the stage in configs/NAME.py:STAGE") == "2"
-    config = default()
-    config.data.split = "train"
-    config.data.eval_split = "val"
-    config.data.size = (256, 256)
-    config.data.max_scale = 1.25
-    config.data.flip = True
-    config.data.edges = True
-    config.data.cache = False  # decoded, the data would take tens of gigabytes
-    config.data.workers = 8
-
-    config.model.base = 256
-    config.model.multipliers = (1, 1, 2, 2, 4, 4)
-    config.model.blocks = 2
-    config.model.attention = (8, 16, 32)
-    config.model.attention_kind = "dot"
-    config.model.head_width = 64
-    config.model.scale_shift = True
-    config.model.resblock_updown = True
-    config.model.spade_hidden = 128
-    config.model.remat = True
-    config.model.dtype = "bfloat16"  # published: float16
-
-    config.process.schedule = "linear"
-    config.process.steps = 1000
-    config.process.parameterisation = "eps"
-    config.process.variance = "learned_range"
-
-    config.loss.weighting = "uniform"
-    config.loss.vlb_weight = 1.0
-    config.loss.condition_dropout = 0.2 if second else 0.0
-
-    config.optimizer.learning_rate = 2e-5 if second else 1e-4
-    config.optimizer.weight_decay = 0.0
-    config.optimizer.ema = 0.9999
-    config.optimizer.ema_warmup = False
-
-    config.train.steps = 400_000 if second else 300_000
-    config.train.batch_size = 32
-    config.train.eval_every = 25_000
-    config.train.save_every = 10_000
-
-    config.sample.sampler = "ancestral"
-    config.sample.steps = 1000
-    config.sample.guidance = 1.5 if second else 1.0  # stage 1 has never seen the absence of a layout
-    config.sample.guidance_channels = "mean"
-    return config
-
-
-def scdm(stage: str, rates: str) -> ml_collections.ConfigDict:
-    """SCDM (2402.16506) as its released scripts train at 256 px: SDM's network, its layout masked class by class.
-
-    Stage "1" trains from scratch, with condition dropout from the start; "2" goes on at 2e-5. Both sample in 1000 steps;
-    "25" is stage 2 sampling in 25, with extrapolation. `rates`: the released psi phi of the data set.
-    """
-    choose(("1", "2", "25"), stage, "the stage in configs/NAME.py:STAGE")
-    config = sdm("1" if stage == "1" else "2")
-    config.layout.transition = "absorbing"
-    config.layout.schedule = "classwise"
-    config.layout.rates = rates
-    config.layout.eta = 1.0
-    config.layout.floor = True
-    config.layout.lag = 1
-    config.loss.condition_dropout = 0.2
-    config.train.batch_size = 40
-    config.sample.guidance = 1.5
-    if stage == "25":
-        config.sample.steps = 25
-        config.sample.spacing = "stride"
-        config.sample.extrapolation = 0.8
-        config.sample.threshold = "dynamic"
-        config.sample.quantile = 0.95
-    return config
+from semdiff.config import JointUNet
+from semdiff.parser import as_config_dict, default
 
 
 def small() -> ml_collections.ConfigDict:
@@ -154,49 +74,6 @@ def camvid() -> ml_collections.ConfigDict:
     config.evaluate.segmenter_steps = 1000
     config.evaluate.segmenter_batch = 8
     config.evaluate.segmenter_width = 32
-    return config
-
-
-def gcdp(num_classes: int) -> ml_collections.ConfigDict:
-    """GCDP (2308.08157), the base model as its released scripts train it; a data set sets its source and size.
-
-    The words are embedded by an encoder that is trained along, where the paper has T5-large.
-    """
-    config = default()
-    config.model = as_config_dict(JointUNet())
-    config.model.remat = True
-    config.model.dtype = "bfloat16"  # published: float16
-    config.data.edges = False
-    config.data.cache = False
-    config.data.workers = 8
-
-    config.process.schedule = "cosine_log_snr"
-    config.process.parameterisation = "eps"
-    config.process.variance = "small"
-    config.layout.transition = "uniform"
-    config.layout.schedule = "cosine"
-
-    config.loss.weighting = "p2"
-    config.loss.p2_gamma = 0.5
-    config.loss.layout_weight = 1000 / num_classes  # the released loss is T bits over K, a pixel and step
-    config.loss.condition_dropout = 0.1
-
-    config.optimizer.learning_rate = 1.2e-4
-    config.optimizer.beta2 = 0.99
-    config.optimizer.ema = 0.9999
-    config.optimizer.ema_warmup = False
-
-    config.train.steps = 300_000
-    config.train.batch_size = 8
-    config.train.eval_every = 25_000
-    config.train.save_every = 10_000
-
-    config.sample.sampler = "ancestral"
-    config.sample.steps = 100
-    config.sample.spacing = "even"
-    config.sample.guidance = 3.0
-    config.sample.threshold = "dynamic"
-    config.sample.quantile = 0.95
     return config
 
 

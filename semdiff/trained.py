@@ -14,15 +14,20 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from semdiff import build, checkpoint, inputs, logs, times
-from semdiff.config import ConfigError, Experiment, from_dict
+from semdiff import inputs
+from semdiff.config import ConfigError, Experiment
 from semdiff.convert import gcdp, sdm, torch_file, weights
 from semdiff.data import classes
 from semdiff.data.source import Info
 from semdiff.data.text import Vocabulary
-from semdiff.method import SPACE, Method
-from semdiff.params import Rule, merged
-from semdiff.paths import local_path
+from semdiff.machine import logs
+from semdiff.machine.paths import local_path
+from semdiff.methods import build
+from semdiff.methods.method import SPACE, Method
+from semdiff.parser import from_dict
+from semdiff.sampling import times
+from semdiff.training import checkpoint
+from semdiff.training.params import Rule, merged
 
 FORMAT = "semdiff.model.1"
 WEIGHTS, ABOUT, CLASSES, CARD = "model.safetensors", "config.json", "dataset.json", "README.md"

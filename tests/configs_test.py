@@ -11,16 +11,18 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from semdiff import build, parallel
-from semdiff.config import ConfigError, Experiment, JointUNet, Layout, as_dict, default, from_dict, parse
+from semdiff.config import ConfigError, Experiment, JointUNet, Layout
 from semdiff.data import SOURCES, classes, statistics
 from semdiff.data.readers import folder
 from semdiff.data.scenes import Scenes
 from semdiff.data.source import ClassInfo, Info
 from semdiff.diffusion import gaussian, losses, samplers, schedules
+from semdiff.machine import parallel
+from semdiff.machine.parallel import Collective
+from semdiff.methods import build, parts
 from semdiff.models import layers, spade_unet
-from semdiff.parallel import Collective
-from semdiff.trainer import Trainer, TrainState, build_optimizer
+from semdiff.parser import as_dict, default, from_dict, parse
+from semdiff.training.trainer import Trainer, TrainState, build_optimizer
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 CAMVID = Info("CamVid", (ClassInfo("", (0, 0, 0)),) * 12)
@@ -114,7 +116,7 @@ def test_parses_and_builds(name):
         assert built.given.num_classes == info.num_classes
         assert built.given.edges == unet.edge_channel == info.has_instances
     assert built.given.dropout == config.loss.condition_dropout
-    build.build_time_sampler(config, built.process)
+    parts.time_sampler(config, built.process)
     build_optimizer(config.optimizer, config.train.steps)
 
 
@@ -230,7 +232,7 @@ def made_up_state(trainer: Trainer) -> TrainState:
     fresh = jax.eval_shape(trainer.init, jax.random.key(0))
     params = jax.tree.map(lambda a: jnp.asarray(0.1 * rng.standard_normal(a.shape), a.dtype), fresh.params)
     zeros = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), fresh)
-    time_sampler = build.build_time_sampler(trainer.config, trainer.method.process)
+    time_sampler = parts.time_sampler(trainer.config, trainer.method.process)
     return zeros.replace(params=params, ema=params, time_sampler=time_sampler)
 
 

@@ -101,3 +101,40 @@ def test_what_documents_name_exists(document):
         if name:
             module = importlib.import_module("semdiff." + inner.removesuffix(".py").replace("/", "."))
             assert holds(module, name), f"{document.name} names {path}:{name}, which does not exist"
+
+
+FOLDERS = "semdiff|configs|tests|docs|colabs|benchmarks|launch|requirements"
+MODULES = "|".join(folder.name for folder in (ROOT / "semdiff").iterdir() if folder.is_dir())
+PATH = re.compile(rf"(?<![\w/.-])(?:(?:{FOLDERS})/[\w.*/-]*|(?:{MODULES})/[\w/]+\.py)")
+LINK = re.compile(r"\]\((?!https?:|#)([^)#]+)")
+PLACEHOLDERS = {
+    "configs/NAME.py",
+    "configs/nope.py",
+    "configs/model",
+}  # to be written, missing on purpose, escaped
+
+
+def paths_in(text: str) -> set[str]:
+    """What looks like a path of this project, from its root or from semdiff/; * stands for several."""
+    return {found.rstrip(".,:") for found in PATH.findall(text)} - PLACEHOLDERS
+
+
+def test_paths_are_found_in_text():
+    text = "see `tests/doors_test.py`, (docs/data.md). and semdiff/data/: `data/text.py:X`; runs/x and a/configs/b are not"
+    assert paths_in(text) == {"tests/doors_test.py", "docs/data.md", "semdiff/data/", "data/text.py"}
+
+
+TEXTS = [*ROOT.glob("*.md"), *DOCS, ROOT / "launch" / "README.md", *(ROOT / "colabs").glob("*.py")]
+CODE = sorted(path for folder in FOLDERS.split("|") for path in (ROOT / folder).rglob("*.py"))
+
+
+@pytest.mark.parametrize("document", [*TEXTS, *CODE], ids=lambda path: str(path.relative_to(ROOT)))
+def test_every_path_that_is_named_exists(document):
+    text = document.read_text(encoding="utf-8")
+    for path in paths_in(text):
+        found = any(list(root.glob(path)) for root in (ROOT, ROOT / "semdiff"))
+        assert found, f"{document.relative_to(ROOT)} names {path}, which does not exist"
+    for link in LINK.findall(text) if document.suffix == ".md" else ():
+        assert (document.parent / link).exists(), (
+            f"{document.relative_to(ROOT)} links to {link}, which does not exist"
+        )

@@ -1,4 +1,4 @@
-"""The doors between the rooms: who may import whom."""
+"""The doors between the wings: who may import whom."""
 
 import ast
 import os
@@ -10,26 +10,38 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).resolve().parent.parent / "semdiff"
-ROOMS = ("diffusion", "models", "data", "metrics", "convert")
-# What may use more than one room: what a method is and is built by, what a model is, tasks and their folders, the modes.
-JOINERS = ("method", "given", "networks", "build", "trained", "tasks", "outputs")
-JOINERS += ("main", "api", "train", "sample", "segment", "edit", "evaluate", "stats", "tune", "export")
-
-# Room -> the modules of semdiff that it may use. `draw` is a leaf: it uses none.
-OPEN_TO = {
-    "diffusion": ("semdiff.diffusion",),
-    "models": ("semdiff.models",),
-    "data": ("semdiff.data", "semdiff.draw"),
-    "metrics": ("semdiff.metrics", "semdiff.draw"),
-    "convert": ("semdiff.convert",),
-    "draw": (),
-}
-# Room -> the libraries that it may use beside Python's own; a room that is not here is free.
+# The wings, each above all that it may import; a file at the top of semdiff/ is a wing of its own. Not here: __init__.
+#   wing        may import, beside itself
+WINGS = {
+    "config":    "",
+    "draw":      "",
+    "diffusion": "",
+    "models":    "",
+    "convert":   "",
+    "data":      "draw",
+    "metrics":   "",
+    "parser":    "config",
+    "machine":   "config draw",
+    "presets":   "config parser",
+    "cli":       "config parser",
+    "inputs":    "config machine data",
+    "methods":   "config parser inputs data diffusion models",
+    "sampling":  "config parser draw machine inputs data diffusion methods",
+    "training":  "config parser machine diffusion methods",
+    "trained":   "config parser machine inputs data convert methods sampling training",
+    "arrays":    "config data trained",
+    "modes":     "config parser draw machine inputs data diffusion metrics convert methods sampling training trained",
+    "api":       "config parser draw machine data diffusion metrics sampling trained arrays modes",
+    "main":      "config parser machine cli trained modes",
+}  # fmt: skip
+# Wing -> the libraries that it may use beside Python's own; a wing that is not here is free.
 LIBRARIES = {
     "diffusion": {"jax", "numpy", "jaxtyping"},
     "data": {"numpy", "PIL", "grain", "absl", "scipy"},  # no jax: reading files starts fast without it
     "convert": {"numpy", "ml_dtypes", "safetensors"},
     "draw": {"numpy", "PIL"},
+    "config": set(),
+    "parser": {"ml_collections"},
 }
 # TensorFlow, PyTorch, and the parts of clu that import TensorFlow.
 HEAVY = ("tensorflow", "torch", "clu.metric_writers", "clu.periodic_actions")
@@ -64,8 +76,13 @@ def read_package() -> dict[str, set[str]]:
 MODULES = read_package()
 
 
-def modules_of(room: str) -> dict[str, set[str]]:
-    return {m: names for m, names in MODULES.items() if m.startswith(f"{room}/") or m == f"{room}.py"}
+def wing_of(name: str) -> str:
+    """Of a path below semdiff/, or of a dotted name in semdiff."""
+    return name.removesuffix(".py").removeprefix("semdiff.").replace("/", ".").split(".")[0]
+
+
+def modules_of(wing: str) -> dict[str, set[str]]:
+    return {module: names for module, names in MODULES.items() if wing_of(module) == wing}
 
 
 def test_imports_are_found_wherever_they_stand():
@@ -73,30 +90,43 @@ def test_imports_are_found_wherever_they_stand():
     assert imports_of(source, "semdiff.data") == {"a.b", "c.d", "semdiff.g", "semdiff.data.h.i"}
 
 
-@pytest.mark.parametrize("room", OPEN_TO)
-def test_rooms_use_only_what_is_open_to_them(room):
-    modules = modules_of(room)
-    assert modules
-    for module, names in modules.items():
-        ours = {name for name in names if is_within(name, ("semdiff",))}
-        closed = {name for name in ours if not is_within(name, OPEN_TO[room])}
+def test_the_table_names_all_wings_each_below_those_that_import_it():
+    assert set(WINGS) == {wing_of(module) for module in MODULES} - {"__init__"}
+    wings = list(WINGS)
+    for wing, below in WINGS.items():
+        assert set(below.split()) <= set(wings[: wings.index(wing)]), f"{wing} imports what is above it"
+
+
+@pytest.mark.parametrize("wing", WINGS)
+def test_wings_import_what_the_table_says_and_no_more(wing):
+    imported: set[str] = set()
+    for module, names in modules_of(wing).items():
+        used = {wing_of(name) for name in names if is_within(name, ("semdiff",))} - {wing}
+        closed = used - set(WINGS[wing].split())
         assert not closed, f"semdiff/{module} may not import {closed}"
+        imported |= used
+    idle = set(WINGS[wing].split()) - imported
+    assert not idle, f"{wing} may import {idle} and does not: take it from the table"
 
 
-@pytest.mark.parametrize("room", LIBRARIES)
-def test_rooms_use_few_libraries(room):
-    for module, names in modules_of(room).items():
+def test_modes_do_not_import_each_other():
+    for module, names in modules_of("modes").items():
+        others = {name for name in names if is_within(name, ("semdiff.modes",))}
+        assert not others, f"semdiff/{module} imports {others}"
+
+
+def test_every_package_says_what_lives_there_and_what_may_not():
+    for package in PACKAGE.rglob("__init__.py"):
+        said = ast.get_docstring(ast.parse(package.read_text(encoding="utf-8"))) or ""
+        assert said.count(".") >= 2, f"{package.relative_to(PACKAGE)}: two sentences"
+
+
+@pytest.mark.parametrize("wing", LIBRARIES)
+def test_wings_use_few_libraries(wing):
+    for module, names in modules_of(wing).items():
         roots = {name.split(".")[0] for name in names} - {"semdiff", "__future__"}
-        others = roots - sys.stdlib_module_names - LIBRARIES[room]
+        others = roots - sys.stdlib_module_names - LIBRARIES[wing]
         assert not others, f"semdiff/{module} may not import {others}"
-
-
-def test_few_modules_join_rooms():
-    for module, names in MODULES.items():
-        if "/" in module or module.removesuffix(".py") in JOINERS:
-            continue
-        used = {room for room in ROOMS if any(is_within(name, (f"semdiff.{room}",)) for name in names)}
-        assert len(used) <= 1, f"semdiff/{module} joins {used}: only {JOINERS} may"
 
 
 def test_nothing_imports_configs_or_heavy_libraries():

@@ -18,8 +18,8 @@ from PIL import Image
 from tiny import random_model, tiny_config, tiny_experiment
 
 from semdiff import cli, main
-from semdiff.config import parse
 from semdiff.convert.weights import save_weights
+from semdiff.parser import parse
 
 ROOT = Path(__file__).parents[1]
 CONFIG = """
@@ -168,7 +168,8 @@ sys.path.insert(0, tests)
 import jax
 jax.distributed.initialize(f"127.0.0.1:{port}", 2, process, shutdown_timeout_seconds=2)
 from main_test import shared_experiment
-from semdiff import main, tasks
+from semdiff import main
+from semdiff.sampling import tasks
 of_batch = tasks.Runner.__call__
 
 for mode, slow in (("train", None), ("evaluate", 0), ("export", None), ("sample", 1)):

@@ -5,11 +5,13 @@ from dataclasses import replace
 import jax
 import numpy as np
 
-from semdiff import build, inputs
-from semdiff.config import Experiment, JointUNet, as_config_dict, default, parse
+from semdiff import inputs
+from semdiff.config import Experiment, JointUNet
 from semdiff.data.classes import generated_classes
 from semdiff.data.source import Info
-from semdiff.method import Method
+from semdiff.methods import build
+from semdiff.methods.method import Method
+from semdiff.parser import as_config_dict, default, parse
 from semdiff.trained import Trained
 
 

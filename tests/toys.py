@@ -17,9 +17,9 @@ from tiny import tiny_experiment
 from semdiff.config import Experiment
 from semdiff.diffusion import categorical, class_schedules, gaussian, joint, schedules
 from semdiff.diffusion.joint import ByHalf
-from semdiff.given import LayoutGiven, Several, dropped
-from semdiff.method import Method
-from semdiff.space import to_pixels, to_unit
+from semdiff.methods.given import LayoutGiven, Several, dropped
+from semdiff.methods.method import Method
+from semdiff.methods.space import to_pixels, to_unit
 
 CLASSES, SIZE, STEPS = 3, (8, 8), 50
 COLOURS = np.array([(220, 40, 40), (40, 200, 60), (50, 60, 230)], np.uint8)

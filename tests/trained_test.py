@@ -13,10 +13,14 @@ from tiny import changed, random_model, tiny_experiment
 from toys import SIZE, experiment, pairs, write_world
 
 import semdiff
-from semdiff import build, checkpoint, export, inputs, sample, train, trained
-from semdiff.config import ConfigError, Layout, parse
+from semdiff import inputs, trained
+from semdiff.config import ConfigError, Layout
 from semdiff.convert import sdm, weights
 from semdiff.data.images import DataError
+from semdiff.methods import build
+from semdiff.modes import export, sample, train
+from semdiff.parser import parse
+from semdiff.training import checkpoint
 
 ROOT = Path(__file__).parents[1]
 
@@ -288,7 +292,7 @@ def test_a_workdir_is_a_model_too_and_one_of_both_halves_segments(tmp_path, monk
 
 
 def test_a_segmenter_goes_with_the_model(model, tmp_path):
-    from semdiff import evaluate
+    from semdiff.modes import evaluate
 
     plain = changed(model, evaluate={"segmenter_steps": 2, "segmenter_width": 8})
     evaluate.build_reader(plain.config, plain.info, tmp_path)

@@ -1,4 +1,7 @@
-"""Where (image, layout, instance, caption) comes from: sources by name, and their batches."""
+"""Where (image, layout, instance, caption) comes from: sources by name, and their batches.
+
+No jax: reading files starts fast without it, in many processes. What is done with the data is not known here.
+"""
 
 from __future__ import annotations
 

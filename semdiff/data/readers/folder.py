@@ -12,12 +12,7 @@ import numpy as np
 from PIL import Image
 
 from semdiff.data.augment import nearest
-from semdiff.data.classes import (
-    Description,
-    generated_classes,
-    make_description,
-    read_description,
-)
+from semdiff.data.classes import Description, generated_classes, make_description, read_description
 from semdiff.data.images import (
     IMAGE_SUFFIXES,
     DataError,

@@ -7,9 +7,7 @@ import pytest
 from PIL import Image, ImageOps
 
 from semdiff.data import make_source
-from semdiff.data.images import (
-    DataError,
-)
+from semdiff.data.images import DataError
 from semdiff.data.readers.folder import Folder, Layouts
 from semdiff.data.source import ClassInfo, Info
 
