@@ -37,10 +37,10 @@ demo: $(INSTALLED)
 	$(RUN) --mode=evaluate
 
 test: lint
-	JAX_PLATFORMS=cpu $(BIN)/python -m pytest -n $(WORKERS)
+	JAX_PLATFORMS=cpu $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 
 check: lint
-	JAX_PLATFORMS=cpu $(BIN)/python -m pytest -n $(WORKERS) tests/diffusion tests/doors_test.py tests/docstrings_test.py
+	JAX_PLATFORMS=cpu $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile tests/diffusion tests/doors_test.py tests/docstrings_test.py
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .

@@ -1,5 +1,6 @@
 """Shared by all tests: shapes of the kernels are checked while testing; 64-bit and devices are for those who ask."""
 
+import gc
 import os
 import subprocess
 import sys
@@ -9,11 +10,25 @@ import jaxtyping
 import pytest
 from beartype import beartype
 
+from semdiff.machine import compiler_flags
+
+pytest_plugins = ["accounts"]
+
 # Most of the time here is compilation: compile plainly, and keep what was compiled for the other processes and the next run.
-os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_backend_optimization_level=0"
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+compiler_flags.add(
+    (
+        "--xla_backend_optimization_level=0",
+        "--xla_cpu_use_fusion_emitters=false",  # a third less, where nothing is optimised
+        "--xla_cpu_parallel_codegen_split_count=1",
+    )
+)
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(__file__).parents[1] / ".pytest_cache" / "xla"))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.5")
-os.environ.setdefault("JAX_PLATFORMS", "cpu")
+
+
+# Tracing makes many objects that live as long as the program: looking through all of them again and again is in vain.
+gc.set_threshold(50_000, 20, 100)
 
 
 def check_types(function):

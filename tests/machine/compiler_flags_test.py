@@ -6,49 +6,87 @@ import pytest
 
 from semdiff.machine import compiler_flags
 
+NAMES = ["--xla_cpu_experimental_ynn_fusion_type", "--xla_cpu_scheduler_type"]
+
 
 @pytest.fixture
-def chosen(monkeypatch):
-    """chosen(flags, version, platforms, plugins): XLA_FLAGS after importing semdiff there."""
+def elsewhere(monkeypatch, tmp_path):
+    """elsewhere(...): a machine on which flags named in `knows` are understood; returns those that were tried."""
 
-    def choose(given="", version="0.10.2", platforms="cpu", plugins=()):
+    def go(given="", version="9.9", platforms="cpu", plugins=(), knows=("ynn", "scheduler")):
+        tried = []
+
+        def starts_with(flag):
+            tried.append(flag)
+            return any(word in flag for word in knows)
+
         monkeypatch.setenv("XLA_FLAGS", given)
         monkeypatch.setenv("JAX_PLATFORMS", platforms)
+        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
         monkeypatch.setattr(compiler_flags.importlib.metadata, "version", lambda package: version)
         monkeypatch.setattr(compiler_flags.importlib.metadata, "entry_points", lambda group: plugins)
+        monkeypatch.setattr(compiler_flags, "_starts_with", starts_with)
         compiler_flags.choose()
-        return os.environ["XLA_FLAGS"]
+        return tried
 
-    return choose
-
-
-def test_flags_are_added_to_those_of_the_user(chosen):
-    flags = chosen("--xla_backend_optimization_level=0").split()
-    assert flags[0] == "--xla_backend_optimization_level=0"
-    assert [f.split("=")[0] for f in flags[1:]] == [
-        "--xla_cpu_experimental_ynn_fusion_type",
-        "--xla_cpu_scheduler_type",
-    ]
+    return go
 
 
-def test_a_flag_that_the_user_gives_is_left_alone(chosen):
-    flags = chosen("--xla_cpu_experimental_ynn_fusion_type=-reduce")
-    assert flags.count("ynn_fusion_type") == 1
-    assert "ynn_fusion_type=-reduce " in flags
+def flags() -> list[str]:
+    return os.environ["XLA_FLAGS"].split()
+
+
+def test_flags_are_added_to_those_of_the_user(elsewhere):
+    elsewhere("--xla_backend_optimization_level=0")
+    assert flags()[0] == "--xla_backend_optimization_level=0"
+    assert [flag.split("=")[0] for flag in flags()[1:]] == NAMES
+
+
+def test_a_flag_that_the_user_gives_is_left_alone(elsewhere):
+    elsewhere("--xla_cpu_experimental_ynn_fusion_type=-reduce")
+    assert flags()[0] == "--xla_cpu_experimental_ynn_fusion_type=-reduce"
+    assert [flag.split("=")[0] for flag in flags()] == NAMES
+
+
+def test_a_version_is_asked_once_and_told_what_it_knows(elsewhere):
+    assert len(elsewhere(knows=("scheduler",))) == 2
+    assert [flag.split("=")[0] for flag in flags()] == NAMES[1:]
+    assert elsewhere(knows=()) == []  # remembered
+    assert [flag.split("=")[0] for flag in flags()] == NAMES[1:]
+    assert len(elsewhere(version="10.0", knows=())) == 2
+    assert flags() == []
+
+
+@pytest.mark.parametrize("damage", ["{", "[]", '{"a": 1'])
+def test_a_damaged_memory_is_no_memory(elsewhere, tmp_path, damage):
+    elsewhere()
+    (tmp_path / "semdiff" / "xla_flags.json").write_text(damage)
+    assert len(elsewhere()) == 2
+    assert elsewhere() == []
+
+
+def test_nothing_can_be_remembered_and_flags_are_added_all_the_same(elsewhere, tmp_path):
+    (tmp_path / "semdiff").write_text("in the way")
+    assert len(elsewhere()) == len(elsewhere()) == len(flags()) == 2
 
 
 @pytest.mark.parametrize(
-    "elsewhere",
+    "machine",
     [
-        {"version": "0.11.2"},
         {"platforms": "cuda"},
         {"platforms": "cpu,tpu"},
         {"platforms": "", "plugins": ("cuda",)},
         {"given": "--xla_cpu_experimental_onednn_custom_call=true"},
     ],
 )
-def test_nothing_is_said_to_what_may_not_understand_it(chosen, elsewhere):
-    assert chosen(**elsewhere) == elsewhere.get("given", "")
+def test_nothing_is_said_to_what_may_not_understand_it(elsewhere, machine):
+    assert elsewhere(**machine) == []
+    assert os.environ["XLA_FLAGS"] == machine.get("given", "")
+
+
+def test_xla_itself_is_asked():
+    assert compiler_flags._starts_with("--xla_backend_optimization_level=0")
+    assert not compiler_flags._starts_with("--xla_cpu_no_such_flag=0")
 
 
 def test_this_very_process_was_told():
