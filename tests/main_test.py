@@ -76,6 +76,24 @@ def run(start):
     return whole
 
 
+@pytest.fixture
+def here(capsys):
+    """here(workdir, mode, {key: value}): the same in this process; returns what was said."""
+
+    def whole(workdir, mode="train", changes=()):
+        main.run(experiment(dict(changes)), Path(workdir), mode)
+        return capsys.readouterr().out
+
+    return whole
+
+
+def experiment(changes: dict):
+    config = tiny_config()
+    with config.unlocked():
+        config.update_from_flattened_dict(changes)
+    return parse(config)
+
+
 @pytest.fixture(scope="module")
 def trained(run, tmp_path_factory):
     workdir = tmp_path_factory.mktemp("run")
@@ -269,12 +287,12 @@ def test_two_hosts_evaluate_as_one_does(shared):
         assert np.abs(picture(path) - image).max() <= 2
 
 
-def test_a_finished_run_has_nothing_to_do(trained, run):
+def test_a_finished_run_has_nothing_to_do(trained, here):
     workdir, _ = trained
-    assert "nothing to do: step 6 of 6" in run(workdir)
+    assert "nothing to do: step 6 of 6" in here(workdir)
 
 
-def test_sampling_editing_and_evaluating_a_trained_run(trained, run, tmp_path):
+def test_sampling_and_evaluating_a_trained_run(trained, run, here, tmp_path):
     workdir, _ = trained
     output = run(
         workdir, "--mode=sample", "--config.sample.limit=3", f"--config.sample.output={tmp_path / 'samples'}"
@@ -283,16 +301,9 @@ def test_sampling_editing_and_evaluating_a_trained_run(trained, run, tmp_path):
     assert len(list((tmp_path / "samples" / "images").glob("*.png"))) == 3
     assert len((tmp_path / "samples" / "manifest.jsonl").read_text().splitlines()) == 3
 
-    output = run(
-        workdir,
-        "--mode=evaluate",
-        "--config.evaluate.limit=5",
-        "--config.evaluate.segmenter_steps=3",
-        "--config.evaluate.segmenter_width=8",
-        "--config.evaluate.guidance=(1.0,2.0)",
-        "--config.evaluate.corruptions=('edge:0',)",
-        "--config.evaluate.grid=2",
-    )
+    keys = {"limit": 5, "segmenter_steps": 3, "segmenter_width": 8, "grid": 2}
+    keys |= {"guidance": (1.0, 2.0), "corruptions": ("edge:0",)}
+    output = here(workdir, "evaluate", {f"evaluate.{key}": value for key, value in keys.items()})
     folder = workdir / "evaluation" / "6" / "ema"
     assert "| real images (upper bound)" in output
     assert "guidance 2" in output
@@ -314,18 +325,19 @@ def test_sampling_editing_and_evaluating_a_trained_run(trained, run, tmp_path):
     assert len(list(workdir.glob("segmenter-*.safetensors"))) == 1
 
 
-STATS = ("--mode=stats", "--config.layout.transition=absorbing")
+ABSORBING = {"layout.transition": "absorbing"}
 
 
-def test_statistics_are_the_same_however_many_processes_count(run, start, tmp_path):
-    output = run(tmp_path / "one", *STATS)
+def test_statistics_are_the_same_however_many_processes_count(here, start, tmp_path):
+    output = here(tmp_path / "one", "stats", ABSORBING)
     assert re.search(r"^bird .*\d", output, re.MULTILINE)
     for picture in ("gamma.png", "masking.png"):
         assert Image.open(tmp_path / "one" / "pictures" / picture).size[0] > 100
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    flags = [*STATS, f"--coordinator=127.0.0.1:{port}", "--processes=2"]
+    flags = ["--mode=stats", "--config.layout.transition=absorbing"]
+    flags += [f"--coordinator=127.0.0.1:{port}", "--processes=2"]
     hosts = [start(tmp_path / "two", *flags, f"--process={i}") for i in range(2)]
     outputs = [host.communicate(timeout=200)[0] for host in hosts]
     assert [host.returncode for host in hosts] == [0, 0], outputs[0][-2000:]
@@ -334,25 +346,20 @@ def test_statistics_are_the_same_however_many_processes_count(run, start, tmp_pa
     assert one["images"] == 32
 
 
-def test_scdm_trains_on_what_was_counted_and_refuses_to_resume_on_other_rates(run, tmp_path):
-    run(tmp_path, *STATS)
-    flags = ["--config.layout.transition=absorbing", "--config.train.grid=0", "--config.train.steps=2"]
-    output = run(tmp_path, *flags)
-    assert "counting classes" not in output
+def test_scdm_trains_on_what_was_counted_and_refuses_to_resume_on_other_rates(here, tmp_path):
+    here(tmp_path, "stats", ABSORBING)
+    keys = ABSORBING | {"train.grid": 0, "train.eval_batches": 0}
+    assert "counting classes" not in here(tmp_path, "train", keys | {"train.steps": 2})
     path = tmp_path / "class_rates.json"
     path.write_text(path.read_text().replace('"rate": ', '"rate": 1'))
-    output = run(tmp_path, *flags, "--config.train.steps=4", code=1)
-    assert "data.rates" in output
+    with pytest.raises(ValueError, match=r"data\.rates"):
+        here(tmp_path, "train", keys | {"train.steps": 4})
 
 
-def test_corrupted_layouts_are_written_and_can_be_sampled_from(trained, run, tmp_path):
+def test_corrupted_layouts_are_written_and_can_be_sampled_from(trained, run, here, tmp_path):
     workdir, _ = trained
-    output = run(
-        tmp_path,
-        "--mode=corrupt",
-        "--config.evaluate.limit=3",
-        "--config.evaluate.corruptions=('random:0.5','ds:2')",
-    )
+    keys = {"evaluate.limit": 3, "evaluate.corruptions": ("random:0.5", "ds:2")}
+    output = here(tmp_path, "corrupt", keys)
     layouts = tmp_path / "corrupted" / "random_0.5" / "labels" / "test"
     labels = np.stack([np.asarray(Image.open(p)) for p in sorted(layouts.glob("*.png"))])
     assert labels.shape == (3, 8, 8)
@@ -363,20 +370,19 @@ def test_corrupted_layouts_are_written_and_can_be_sampled_from(trained, run, tmp
     assert "3 images in" in run(workdir, *flags, f"--config.sample.output={tmp_path / 'out'}")
 
 
-def test_a_full_disk_leaves_the_older_checkpoints_usable(trained, start, run, tmp_path):
+def test_a_full_disk_leaves_the_older_checkpoints_usable(trained, start, here, tmp_path):
     whole, _ = trained
-    run(tmp_path, "--config.train.steps=2", "--config.train.eval_every=3")
+    here(tmp_path, "train", {"train.steps": 2, "train.eval_every": 3, "train.grid": 0})
     limit = lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, 60_000))  # noqa: E731
     process = start(tmp_path, "--config.train.eval_every=3", preexec_fn=limit)
     output, _ = process.communicate(timeout=200)
     assert process.returncode == 1
     assert output.strip().splitlines()[-1].startswith(("error: ", "Complete checkpoints there: [2"))
     assert [p.name for p in (tmp_path / "checkpoints").iterdir() if p.name.isdigit()] == ["2"]
-    run(tmp_path, "--config.train.eval_every=3")
+    here(tmp_path, "train", {"train.eval_every": 3, "train.grid": 0})
     assert losses(tmp_path) == losses(whole)
 
 
-ABSORBING = {"layout.transition": "absorbing"}
 BAD = [
     (
         "train",
@@ -402,11 +408,8 @@ BAD = [
 
 @pytest.mark.parametrize(("mode", "changes", "words"), BAD, ids=[words[:25] for *_, words in BAD])
 def test_bad_input_is_met_in_words(tmp_path, mode, changes, words):
-    config = tiny_config()
-    with config.unlocked():
-        config.update_from_flattened_dict(changes)
     with pytest.raises(ValueError, match=words) as error:
-        main.run(parse(config), tmp_path / "run", mode)
+        main.run(experiment(changes), tmp_path / "run", mode)
     assert cli.raised_here(error.value)  # then one line is all that is said
 
 
@@ -446,25 +449,21 @@ def test_flags_that_name_nothing_are_said_in_words(monkeypatch, argument, words)
     assert words in str(end.value)
 
 
-def test_a_checkpoint_of_another_network_is_refused_key_by_key(trained, run):
+def test_a_checkpoint_of_another_network_is_refused_key_by_key(trained, here):
     workdir, _ = trained
-    output = run(workdir, "--config.model.spade_hidden=8", "--config.train.steps=9", code=1)
-    assert "config.model.spade_hidden: 4 there, 8 here" in output
+    with pytest.raises(ValueError, match=r"config\.model\.spade_hidden: 4 there, 8 here"):
+        here(workdir, "train", {"model.spade_hidden": 8, "train.steps": 9})
 
 
-def test_training_starts_from_given_weights(trained, run, tmp_path):
-    params = random_model(tiny_experiment()).params
-    save_weights(tmp_path / "w.safetensors", params, {})
-    run(tmp_path / "a", f"--config.train.init={tmp_path / 'w.safetensors'}", "--config.train.steps=1")
+def test_training_starts_from_given_weights(trained, here, tmp_path):
+    params, path = random_model(tiny_experiment()).params, tmp_path / "w.safetensors"
+    save_weights(path, params, {})
+    here(tmp_path / "a", "train", {"train.init": str(path), "train.steps": 1, "train.grid": 0})
     assert losses(tmp_path / "a")[1] != losses(trained[0])[1]
-    output = run(
-        tmp_path / "a",
-        "--mode=sample",
-        f"--config.sample.weights={tmp_path / 'w.safetensors'}",
-        "--config.sample.limit=1",
-    )
+    output = here(tmp_path / "a", "sample", {"sample.weights": str(path), "sample.limit": 1})
     assert "1 images in" in output
-    save_weights(tmp_path / "other.safetensors", {"a": params["conv_in"]}, {})
-    output = run(tmp_path / "b", f"--config.train.init={tmp_path / 'other.safetensors'}", code=1)
-    assert "error: " in output
-    assert "do not fit the network" in output
+    other = tmp_path / "other.safetensors"
+    save_weights(other, {"a": params["conv_in"]}, {})
+    with pytest.raises(ValueError, match="do not fit the network") as error:
+        here(tmp_path / "b", "train", {"train.init": str(other)})
+    assert cli.raised_here(error.value)

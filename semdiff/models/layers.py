@@ -13,6 +13,8 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
+from semdiff.models.target import on_cpu
+
 LabelConvKind = Literal["auto", "lookup", "onehot"]
 AttentionKind = Literal["dot", "cosine"]
 
@@ -63,14 +65,11 @@ def label_conv(labels: Labels, kernel, method: str = "auto"):
     """A 3x3 same-padded convolution over one-hot labels (and the edge channel), kernel [3, 3, K (+ 1), C] -> [B, H, W, C].
 
     onehot: the planes themselves and an ordinary convolution. lookup: nine shifted table look-ups, added: the same numbers
-    without K planes, at a cost that K does not change. auto: look-ups where the program is compiled for a CPU, where they
+    without K planes, at a cost that K does not change. auto: look-ups where the program is for a CPU, where they
     were measured to cost less at every K and width (benchmarks/label_conv.py); planes elsewhere, since TPUs dislike gathers.
     """
-    if method == "onehot":
-        return _plane_conv(labels, kernel)
-    if method == "lookup":
-        return _lookup_conv(labels, kernel)
-    return jax.lax.platform_dependent(labels, kernel, cpu=_lookup_conv, default=_plane_conv)
+    look_up = on_cpu() if method == "auto" else method == "lookup"
+    return _lookup_conv(labels, kernel) if look_up else _plane_conv(labels, kernel)
 
 
 def _known(labels: Labels, kernel):
@@ -148,18 +147,12 @@ def add_bias(x, bias):
 
 
 def _bias_gradient(_, g):
-    return g, jax.lax.platform_dependent(
-        g.reshape(-1, g.shape[-1]), cpu=_column_sums_by_product, default=_column_sums
-    )
-
-
-def _column_sums(rows):
-    return rows.sum(0)
-
-
-def _column_sums_by_product(rows):
-    """XLA adds up long columns in one slow thread; a product with ones does not take a tenth of that."""
-    return jnp.ones(len(rows), rows.dtype) @ rows
+    rows = g.reshape(-1, g.shape[-1])
+    if (
+        on_cpu()
+    ):  # XLA adds up long columns in one slow thread; a product with ones does not take a tenth of that
+        return g, jnp.ones(len(rows), rows.dtype) @ rows
+    return g, rows.sum(0)
 
 
 add_bias.defvjp(lambda x, bias: (x + bias, None), _bias_gradient)
@@ -245,15 +238,8 @@ class GroupNorm(nn.Module):
 
 def modulation(labels: Labels, first, second, method: str = "auto"):
     """conv(relu(label_conv(labels))): what a layout does to a norm. first, second: (kernel, bias)."""
-    if method == "onehot":
-        return _modulation(labels, first, second, method)
-    return jax.lax.platform_dependent(
-        labels,
-        first,
-        second,
-        cpu=lambda labels, first, second: _frugal_modulation(labels, first, second, method),
-        default=lambda labels, first, second: _modulation(labels, first, second, method),
-    )
+    frugal = on_cpu() and method != "onehot"
+    return (_frugal_modulation if frugal else _modulation)(labels, first, second, method)
 
 
 def _modulation(labels: Labels, first, second, method: str):

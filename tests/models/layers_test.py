@@ -7,6 +7,7 @@ import pytest
 
 from semdiff.models import layers
 from semdiff.models.layers import Labels
+from semdiff.models.target import traced_for
 
 
 def labels_of(seed, shape, num_classes, edges):
@@ -59,13 +60,30 @@ def test_label_conv_methods_have_the_same_gradient(edges):
     np.testing.assert_allclose(*grads, atol=1e-4)
 
 
-def test_what_is_lowered_for_decides_between_planes_and_look_ups():
-    labels = labels_of(0, (1, 8, 8), 5, False)
-    program = jax.jit(lambda k: layers.label_conv(labels, k)).trace(jnp.ones((3, 3, 5, 4)))
-    text = {p: program.lower(lowering_platforms=(p,)).as_text() for p in ("cpu", "tpu")}
+def test_what_is_traced_for_decides_between_planes_and_look_ups():
+    labels, text = labels_of(0, (1, 8, 8), 5, False), {}
+    for platform in ("cpu", "tpu"):
+        with traced_for(platform):
+            program = jax.jit(lambda k: layers.label_conv(labels, k)).trace(jnp.ones((3, 3, 5, 4)))
+        text[platform] = program.lower(lowering_platforms=(platform,)).as_text()
     assert "stablehlo.convolution" in text["tpu"]
     assert "stablehlo.gather" not in text["tpu"]
     assert "stablehlo.convolution" not in text["cpu"]
+
+
+@pytest.mark.parametrize("method", ["auto", "onehot"])
+def test_what_is_traced_for_changes_no_number(method):
+    labels, outcomes = labels_of(1, (2, 8, 8), 5, True), []
+    first, second = ((0.3 * jnp.asarray(np.random.default_rng(i).normal(size=s)), jnp.ones(s[-1]))
+                     for i, s in enumerate([(3, 3, 6, 4), (3, 3, 4, 8)]))  # fmt: skip
+
+    def loss(first, second):
+        return jnp.sin(layers.modulation(labels, first, second, method)).sum()
+
+    for platform in ("cpu", "tpu"):
+        with traced_for(platform):
+            outcomes.append(jax.value_and_grad(lambda *w: loss(*w), argnums=(0, 1))(first, second))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), *outcomes)
 
 
 def test_look_ups_in_bfloat16_are_added_in_float32():

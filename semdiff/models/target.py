@@ -1,0 +1,23 @@
+"""The platform that a program is traced for: some formulations give the same numbers at another cost there."""
+
+import contextlib
+from collections.abc import Iterator
+from contextvars import ContextVar
+
+import jax
+
+_TARGET: ContextVar[str] = ContextVar("target", default="")
+
+
+def on_cpu() -> bool:
+    return (_TARGET.get() or jax.default_backend()) == "cpu"
+
+
+@contextlib.contextmanager
+def traced_for(platform: str) -> Iterator[None]:
+    """Programs that are traced for the first time within this are for "cpu", "gpu" or "tpu", whatever this machine has."""
+    token = _TARGET.set(platform)
+    try:
+        yield
+    finally:
+        _TARGET.reset(token)
