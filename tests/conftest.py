@@ -41,23 +41,13 @@ assert not already, f"imported before their shapes could be checked: {already}"
 jaxtyping.install_import_hook("semdiff.diffusion", f"{__name__}.{check_types.__name__}")
 
 
-ROOM = 1.0  # GiB
-
-
 @pytest.fixture(scope="module", autouse=True)
 def compiled_programs_are_let_go():
-    """What a module compiled is of little use to the next; kept for ever, it fills gigabytes."""
+    """What a module compiled is of no use to the next; kept, it fills gigabytes."""
     import jax
 
     yield
-    if memory_used() > ROOM:
-        jax.clear_caches()
-
-
-def memory_used() -> float:
-    """GiB that this process holds now."""
-    with open("/proc/self/statm") as file:
-        return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**30
+    jax.clear_caches()
 
 
 @pytest.fixture

@@ -389,7 +389,7 @@ BAD = [
         {"model.conditioning": "concatenate"},
         "config.model.conditioning is 'concatenate'; choose one of concat, spade",
     ),
-    ("train", {"data.size": (9, 8)}, "9 x 8 .* multiples of 2"),
+    ("train", {"data.size": (9, 8), "model.multipliers": (1, 2)}, "9 x 8 .* multiples of 2"),
     ("train", {"data.source": "folder", "data.root": "/nowhere", "data.length": 0}, "/nowhere"),
     ("train", {"train.fsdp": 3}, "config.train.fsdp is 3"),
     ("train", {"train.batch_size": 0}, "batch_size"),

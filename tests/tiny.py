@@ -20,9 +20,9 @@ def tiny_config():
     config.data.size = (8, 8)
     config.data.length = 32
     config.model.base = 8
-    config.model.multipliers = (1, 2)
+    config.model.multipliers = (1,)
     config.model.blocks = 1
-    config.model.attention = (2,)
+    config.model.attention = (1,)
     config.model.head_width = 8
     config.model.spade_hidden = 4
     config.model.groups = 4
@@ -43,7 +43,16 @@ def tiny_config():
 
 
 def tiny_experiment() -> Experiment:
+    """One level, which is compiled in half the time of two."""
     return parse(tiny_config())
+
+
+def two_levels() -> Experiment:
+    """The same with a second level: for what changes size on the way."""
+    config = tiny_config()
+    config.model.multipliers = (1, 2)
+    config.model.attention = (2,)
+    return parse(config)
 
 
 def tiny_pairs() -> Experiment:

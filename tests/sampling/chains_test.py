@@ -10,7 +10,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from tiny import classes, tiny_experiment
+from tiny import classes, two_levels
 
 from semdiff.config import Layout, Sample
 from semdiff.diffusion.joint import ByHalf
@@ -34,7 +34,7 @@ CASES = {
 def images(name: str) -> np.ndarray:
     """The same on every machine, but for rounding: weights and layouts come from numpy."""
     layout, sampling, edited = CASES[name]
-    config = replace(tiny_experiment(), layout=layout)
+    config = replace(two_levels(), layout=layout)
     spelled = build.build_method(config, classes(CLASSES, has_instances=True))
     shapes = jax.eval_shape(lambda k: spelled.init(k, SIZE), jax.random.key(0))
     rng = np.random.default_rng(0)
