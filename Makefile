@@ -1,7 +1,8 @@
 # make demo   train on drawn scenes, evaluate, and say where the pictures and the table are
 # make test   style and tests, as CI runs them
-# make check  style, types, kernels and the rules of who imports whom: three minutes, before every commit
+# make check  style, types, kernels and the rules of who imports whom: two minutes, before every commit
 #             (in float64: JAX_ENABLE_X64=1 make check)
+# make smoke  imports, kernels and one training: for another Python (make smoke PYTHON=python3.12 VENV=.venv-3.12)
 # make lint   style and types alone
 # make format rewrite the code in the house style
 # make bench  the benchmarks
@@ -16,7 +17,7 @@ LOCK_PYTHONS ?= python3.11 python3.12
 DEMO ?= runs/demo
 WORKERS ?= 2
 
-VENV := .venv
+VENV ?= .venv
 BIN := $(VENV)/bin
 LOCKED := $(VENV)/.locked
 INSTALLED := $(VENV)/.installed
@@ -27,7 +28,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check -qq
 NEED := semdiff needs Python 3.11 or later; name one: make $(MAKECMDGOALS) PYTHON=/path/to/python3.11
 RUN := $(BIN)/python -m semdiff.main --config=configs/scenes.py --workdir=$(DEMO)
 
-.PHONY: help demo test check lint format bench notebooks lock clean
+.PHONY: help demo test check smoke lint format bench notebooks lock clean
 
 help:
 	@sed -n 's/^# \{0,1\}//p' Makefile
@@ -41,6 +42,11 @@ test: lint
 
 check: lint
 	JAX_PLATFORMS=cpu $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile tests/diffusion tests/doors_test.py tests/docstrings_test.py
+
+smoke: $(INSTALLED)
+	JAX_PLATFORMS=cpu $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile \
+		tests/diffusion tests/machine tests/doors_test.py \
+		tests/main_test.py::test_a_run_says_what_it_is_and_leaves_what_it_promises
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .
@@ -79,5 +85,5 @@ lock:
 	$(PYTHON) requirements/lock.py $(LOCK_PYTHONS)
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache
+	rm -rf .venv .venv-* build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import pytest
 from PIL import Image
-from tiny import changed, random_model, tiny_experiment
+from tiny import changed, random_model, tiny_experiment, two_levels
 
 from semdiff import inputs
 from semdiff.config import ConfigError, Layout, Sample
@@ -24,7 +24,7 @@ from semdiff.sampling import chains, outputs, tasks
 @pytest.fixture(scope="module")
 def setting():
     """A random network of the tiny experiment, without edges."""
-    config = tiny_experiment()
+    config = two_levels()
     return random_model(replace(config, data=replace(config.data, edges=False)))
 
 
