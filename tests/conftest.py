@@ -16,7 +16,7 @@ pytest_plugins = ["accounts"]
 
 # Most of the time here is compilation: compile plainly, and keep what was compiled for the other processes and the next run.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
-compiler_flags.add(
+compiler_flags.CPU.add(
     (
         "--xla_backend_optimization_level=0",
         "--xla_cpu_use_fusion_emitters=false",  # a third less, where nothing is optimised

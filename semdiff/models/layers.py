@@ -79,8 +79,11 @@ def _known(labels: Labels, kernel):
 
 
 def _plane_conv(labels: Labels, kernel):
-    num_classes, known = _known(labels, kernel)
-    planes = jax.nn.one_hot(jnp.where(known, labels.ids, -1), num_classes, dtype=kernel.dtype)
+    num_classes, _ = _known(labels, kernel)
+    # Not jax.nn.one_hot, a comparison that is converted: XLA's space-to-batch pass for TPUs aborts on that before a
+    # convolution (PropagateOnBackpropFilterConv makes a select of a float and a bool).
+    one, zero = jnp.ones((), kernel.dtype), jnp.zeros((), kernel.dtype)
+    planes = jnp.where(labels.ids[..., None] == jnp.arange(num_classes), one, zero)
     if labels.edges is not None:
         planes = jnp.concatenate([planes, labels.edges[..., None].astype(kernel.dtype)], axis=-1)
     return jax.lax.conv_general_dilated(

@@ -13,7 +13,7 @@ NAMES = ["--xla_cpu_experimental_ynn_fusion_type", "--xla_cpu_scheduler_type"]
 def elsewhere(monkeypatch, tmp_path):
     """elsewhere(...): a machine on which flags named in `knows` are understood; returns those that were tried."""
 
-    def go(given="", version="9.9", platforms="cpu", plugins=(), knows=("ynn", "scheduler")):
+    def go(given="", version="9.9", platforms="cpu", plugins=(), knows=("ynn", "scheduler"), tpu=False):
         tried = []
 
         def starts_with(flag):
@@ -23,9 +23,11 @@ def elsewhere(monkeypatch, tmp_path):
         monkeypatch.setenv("XLA_FLAGS", given)
         monkeypatch.setenv("JAX_PLATFORMS", platforms)
         monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+        monkeypatch.setenv("LIBTPU_INIT_ARGS", "")
         monkeypatch.setattr(compiler_flags.importlib.metadata, "version", lambda package: version)
+        monkeypatch.setattr(compiler_flags, "_installed", lambda package: tpu)
         monkeypatch.setattr(compiler_flags.importlib.metadata, "entry_points", lambda group: plugins)
-        monkeypatch.setattr(compiler_flags, "_starts_with", starts_with)
+        monkeypatch.setattr(compiler_flags.Compiler, "_starts_with", lambda compiler, flag: starts_with(flag))
         compiler_flags.choose()
         return tried
 
@@ -85,8 +87,23 @@ def test_nothing_is_said_to_what_may_not_understand_it(elsewhere, machine):
 
 
 def test_xla_itself_is_asked():
-    assert compiler_flags._starts_with("--xla_backend_optimization_level=0")
-    assert not compiler_flags._starts_with("--xla_cpu_no_such_flag=0")
+    assert compiler_flags.CPU._starts_with("--xla_backend_optimization_level=0")
+    assert not compiler_flags.CPU._starts_with("--xla_cpu_no_such_flag=0")
+
+
+@pytest.mark.parametrize(
+    ("platforms", "told"), [("", True), ("tpu,cpu", True), ("cpu", False), ("cuda", False)]
+)
+def test_tpus_are_told_where_one_may_be(elsewhere, monkeypatch, platforms, told):
+    elsewhere(platforms=platforms, tpu=True, knows=("new_platforms",))
+    expected = "--xla_tpu_run_space_to_batch_on_new_platforms=false" if told else ""
+    assert os.environ["LIBTPU_INIT_ARGS"] == expected
+
+
+@pytest.mark.skipif(not compiler_flags._installed("libtpu"), reason="libtpu is not installed")
+def test_libtpu_itself_is_asked():
+    assert all(compiler_flags.TPU._starts_with(flag) for flag in compiler_flags.FOR_TPU)
+    assert not compiler_flags.TPU._starts_with("--xla_tpu_no_such_flag=0")
 
 
 def test_this_very_process_was_told():
