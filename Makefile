@@ -3,6 +3,7 @@
 # make check  style, types, kernels and the rules of who imports whom: two minutes, before every commit
 #             (in float64: JAX_ENABLE_X64=1 make check)
 # make smoke  imports, kernels and one training: for another Python (make smoke PYTHON=python3.12 VENV=.venv-3.12)
+# make plan-test  steps and chains are compiled for a TPU slice and an H100 that are not here (installs 1.5 GB into .venv-plan)
 # make lint   style and types alone
 # make format rewrite the code in the house style
 # make bench  the benchmarks
@@ -28,7 +29,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check -qq
 NEED := semdiff needs Python 3.11 or later; name one: make $(MAKECMDGOALS) PYTHON=/path/to/python3.11
 RUN := $(BIN)/python -m semdiff.main --config=configs/scenes.py --workdir=$(DEMO)
 
-.PHONY: help demo test check smoke lint format bench notebooks lock clean
+.PHONY: help demo test check smoke plan-test lint format bench notebooks lock clean
 
 help:
 	@sed -n 's/^# \{0,1\}//p' Makefile
@@ -47,6 +48,13 @@ smoke: $(INSTALLED)
 	JAX_PLATFORMS=cpu $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile \
 		tests/diffusion tests/machine tests/doors_test.py \
 		tests/main_test.py::test_a_run_says_what_it_is_and_leaves_what_it_promises
+
+plan-test:
+	@$(MAKE) --no-print-directory .venv-plan/.installed VENV=.venv-plan
+	@jax=$$(.venv-plan/bin/python -c 'import jax; print(jax.__version__)') && \
+		.venv-plan/bin/python -m pip --disable-pip-version-check -qq install \
+		"jax[tpu]==$$jax" "jax-cuda12-plugin==$$jax" "jax-cuda12-pjrt==$$jax" nvidia-cuda-nvcc-cu12
+	.venv-plan/bin/python -m pytest -n $(WORKERS) tests/modes/plan_test.py tests/machine
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .

@@ -336,6 +336,16 @@ class Export:
 
 
 @dataclass(frozen=True)
+class Plan:
+    # What to compile for: here, a TPU slice as v5e:4x4 or v4:2x2x4, GPUs as h100 or h100:8.
+    target: str = "here"
+    # Where a step does not fit: try remat, fsdp, accumulate and smaller batches, and say what does.
+    remedies: bool = True
+    # Compile sampling too.
+    sampling: bool = True
+
+
+@dataclass(frozen=True)
 class Experiment:
     seed: int = 0
     data: Data = field(default_factory=Data)
@@ -351,5 +361,6 @@ class Experiment:
     evaluate: Evaluate = field(default_factory=Evaluate)
     tune: Tune = field(default_factory=Tune)
     export: Export = field(default_factory=Export)
+    plan: Plan = field(default_factory=Plan)
     # Compiled programs are kept here; empty: not kept.
     compilation_cache: str = "~/.cache/semdiff/xla"

@@ -13,13 +13,14 @@ from semdiff.config import Experiment
 from semdiff.machine import logs, parallel
 from semdiff.machine.compilation import use_cache
 from semdiff.machine.paths import local_path
-from semdiff.modes import edit, evaluate, export, sample, segment, stats, train, tune
+from semdiff.modes import edit, evaluate, export, plan, sample, segment, stats, train, tune
 from semdiff.parser import parse
 
 # name -> (what it does, how: of a configuration and a workdir)
 WITH_DATA = {
     "train": ("train to config.train.steps, or go on with it", train.train),
     "stats": ("count the classes, draw what a schedule does to them", stats.stats),
+    "plan": ("what a step and a chain take on a machine that need not be there", plan.plan),
     "corrupt": ("write layouts as careless annotators would have them", stats.corrupt),
 }
 # name -> (what it does, how: of a trained model and a workdir)
@@ -62,6 +63,8 @@ def main(_):
     if not flags.FLAGS["verbosity"].present:
         logging.set_verbosity(logging.WARNING)  # what the libraries say of themselves; --verbosity=0 shows it
     with cli.in_words():
+        if MODE.value == "plan":
+            plan.before(CONFIG.value.plan.target)
         parallel.initialise(COORDINATOR.value, PROCESSES.value, PROCESS.value)
         logs.say(f"config:  {config_flags.get_config_filename(flags.FLAGS['config'])}", parallel.is_main())
         run(parse(CONFIG.value), local_path(WORKDIR.value, "--workdir"), MODE.value)

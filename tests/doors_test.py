@@ -30,7 +30,7 @@ WINGS = {
     "training":  "config parser machine diffusion methods",
     "trained":   "config parser machine inputs data convert methods sampling training",
     "arrays":    "config data trained",
-    "modes":     "config parser draw machine inputs data diffusion metrics convert methods sampling training trained",
+    "modes":     "config parser draw machine inputs data diffusion metrics convert models methods sampling training trained",
     "api":       "config parser draw machine data diffusion metrics sampling trained arrays modes",
     "main":      "config parser machine cli trained modes",
 }  # fmt: skip

@@ -58,12 +58,13 @@ def compile_init(init: Callable, **options) -> Callable:
 class Mesh:
     """jit over a mesh (data, fsdp): the batch is split over both axes, large parameters over fsdp."""
 
-    def __init__(self, fsdp: int = 1):
-        count = jax.device_count()
+    def __init__(self, fsdp: int = 1, devices: Sequence | None = None):
+        """devices: others than those of this run, to compile for."""
+        count = len(devices or jax.devices())
         if fsdp < 1 or count % fsdp:
             raise ConfigError(f"config.train.fsdp is {fsdp}, which does not divide the {count} devices")
         axes = (AxisType.Auto, AxisType.Auto)
-        self.mesh = jax.make_mesh((count // fsdp, fsdp), ("data", "fsdp"), axis_types=axes)
+        self.mesh = jax.make_mesh((count // fsdp, fsdp), ("data", "fsdp"), axis_types=axes, devices=devices)
         self.replicated = NamedSharding(self.mesh, PartitionSpec())
         self.split = NamedSharding(self.mesh, PartitionSpec(("data", "fsdp")))
 
@@ -119,6 +120,10 @@ class Mesh:
 
     def compile(self, step: Callable, state, batch: dict, key):
         """step(state, batch, key, collective) -> (state, metrics), ahead of time; also says what memory it takes."""
+        compiled = self.lower(step, state, batch, key).compile()
+        return compiled, compiled.memory_analysis()
+
+    def lower(self, step: Callable, state, batch: dict, key) -> jax.stages.Lowered:
         shardings = jax.tree.map(lambda a: a.sharding, state.weights)
 
         def whole(params, dtypes):
@@ -127,11 +132,10 @@ class Mesh:
         jitted = jax.jit(
             lambda s, b, k: step(s, b, k, Collective(whole=whole)),
             # On CPU, writing a state in place makes XLA copy most of it first.
-            donate_argnums=() if jax.default_backend() == "cpu" else 0,
+            donate_argnums=() if self.mesh.devices.flat[0].platform == "cpu" else 0,
             out_shardings=(jax.tree.map(lambda a: a.sharding, state), self.replicated),
         )
-        compiled = jitted.lower(state, batch, key).compile()
-        return compiled, compiled.memory_analysis()
+        return jitted.lower(state, batch, key)
 
     def metrics(self, metrics: dict) -> dict:
         return metrics
