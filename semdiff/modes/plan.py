@@ -78,7 +78,7 @@ def plan(config: Experiment, workdir: Path) -> Path:
     if config.plan.sampling:
         chain = compiled_chain(config, info, target)
         facts["chain"] = asdict(chain)
-        say_program(f"chain of {chains.num_steps(config.sample)}, {config.sample.batch_size} images", chain)
+        say_program(f"chain of {chain_steps(config)} steps, {config.sample.batch_size} images", chain)
     write_json(workdir / "plan.json", facts)
     logs.say(f"plan:      {workdir / 'plan.json'}")
     return workdir / "plan.json"
@@ -124,20 +124,25 @@ def compiled_step(config: Experiment, info: Info, target: Target | None) -> Prog
 
 
 def compiled_chain(config: Experiment, info: Info, target: Target | None) -> Program:
-    """One chain on one device, as `sample` runs it: without progress, all its steps in one program."""
+    """One chain on one device, as `sample` runs it."""
     method = method_of(config, info)
     device = target.devices()[0] if target else jax.devices()[0]
     here = jax.sharding.SingleDeviceSharding(device)
     placed = lambda tree: jax.tree.map(lambda a: at(a, here), tree)  # noqa: E731
     size, count = config.data.size, config.sample.batch_size
     c = replace(config.sample, spacing="even" if config.sample.spacing == "tuned" else config.sample.spacing)
-    steps = min(chains.num_steps(c), chains.LONG_CHAIN)  # a longer one is run in parts
+    steps = chain_steps(config)
     generate: Any = chains.build_generate(method, replace(c, steps=steps, times=c.times[:steps]))
     params = jax.eval_shape(lambda key: method.init(key, size), jax.random.key(0))
     given = jax.eval_shape(lambda: method.given.empty(size))
     given = jax.tree.map(lambda a: jax.ShapeDtypeStruct((count, *a.shape[1:]), a.dtype), given)
     keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), count))
     return read(lambda: generate.lower(placed(params), placed(given), placed(keys), size), target)
+
+
+def chain_steps(config: Experiment) -> int:
+    """Of one program: a longer chain is run in parts."""
+    return min(chains.num_steps(config.sample), chains.LONG_CHAIN)
 
 
 def batch_shapes(config: Experiment, method: Method) -> dict[str, jax.ShapeDtypeStruct]:
@@ -201,27 +206,33 @@ def collectives_of(text: str) -> dict[str, tuple[int, float]]:
 
 
 def remedies(config: Experiment, target: Target | None) -> Iterator[tuple[list[str], Experiment]]:
-    """What makes a step smaller, from what costs least: (keys, the configuration with them)."""
+    """What makes a step smaller, from what costs least, each on top of those before: (keys, the configuration with them)."""
     count = target.count if target else jax.device_count()
-    train, keys = config.train, []
-    if not config.model.remat:
-        keys = ["config.model.remat=True"]
-        config = replace(config, model=replace(config.model, remat=True))
-        yield keys, config
-    if train.fsdp < count:
-        keys = [*keys, f"config.train.fsdp={count}"]
-        train = replace(train, fsdp=count)
-        yield keys, replace(config, train=train)
-    accumulate = train.accumulate
-    while train.batch_size % (count * accumulate * 2) == 0:
+    changed: dict[str, Any] = {}
+
+    def whole() -> tuple[list[str], Experiment]:
+        train = replace(config.train, **{key: value for key, value in changed.items() if key != "remat"})
+        model = replace(config.model, remat=True) if "remat" in changed else config.model
+        parts = {key: "model" if key == "remat" else "train" for key in changed}
+        keys = [f"config.{parts[key]}.{key}={value}" for key, value in changed.items()]
+        return keys, replace(config, train=train, model=model)
+
+    batch, accumulate = config.train.batch_size, config.train.accumulate
+    while batch % (count * accumulate * 2) == 0:
         accumulate *= 2
-        more = [*keys, f"config.train.accumulate={accumulate}"]
-        yield more, replace(config, train=replace(train, accumulate=accumulate))
-    batch = train.batch_size
-    while batch > count and batch % 2 == 0 and (batch // 2) % count == 0:
+        changed["accumulate"] = accumulate
+        yield whole()
+    if not config.model.remat:
+        changed["remat"] = True
+        yield whole()
+    if config.train.fsdp < count:
+        changed["fsdp"] = count
+        yield whole()
+    changed["accumulate"] = 1
+    while batch % (2 * count) == 0:
         batch //= 2
-        less = [*keys, f"config.train.batch_size={batch}"]
-        yield less, replace(config, train=replace(train, batch_size=batch, accumulate=1))
+        changed["batch_size"] = batch
+        yield whole()
 
 
 def say_step(config: Experiment, step: Program, remedy: list[str], target: Target | None):

@@ -23,7 +23,7 @@ def test_a_plan_for_this_machine_says_what_is_needed(tmp_path, capsys):
     path = plan.plan(tiny_experiment(), tmp_path)
     said, facts = capsys.readouterr().out, json.loads(path.read_text())
     assert "step, batch 8: fits" in said
-    assert "chain of 3, 4 images: fits" in said
+    assert "chain of 3 steps, 4 images: fits" in said
     assert facts["remedy"] == []
     model = random_model(tiny_experiment())
     held = sum(a.size * 4 for a in jax.tree.leaves(model.params)) / targets.GIB
@@ -43,15 +43,16 @@ def test_batches_have_what_training_reads(config):
 def test_what_makes_a_step_fit_is_tried_from_the_cheapest():
     config = with_keys(tiny_experiment(), train={"batch_size": 32})
     tried = list(plan.remedies(config, targets.target_of("v5e:2x2")))
+    train = "config.train"
     assert [keys for keys, _ in tried] == [
-        [remat := "config.model.remat=True"],
-        [remat, fsdp := "config.train.fsdp=4"],
-        [remat, fsdp, "config.train.accumulate=2"],
-        [remat, fsdp, "config.train.accumulate=4"],
-        [remat, fsdp, "config.train.accumulate=8"],
-        [remat, fsdp, "config.train.batch_size=16"],
-        [remat, fsdp, "config.train.batch_size=8"],
-        [remat, fsdp, "config.train.batch_size=4"],
+        [f"{train}.accumulate=2"],
+        [f"{train}.accumulate=4"],
+        [most := f"{train}.accumulate=8"],
+        [most, remat := "config.model.remat=True"],
+        [most, remat, fsdp := f"{train}.fsdp=4"],
+        [once := f"{train}.accumulate=1", remat, fsdp, f"{train}.batch_size=16"],
+        [once, remat, fsdp, f"{train}.batch_size=8"],
+        [once, remat, fsdp, f"{train}.batch_size=4"],
     ]
     _, last = tried[-1]
     assert (last.model.remat, last.train.fsdp, last.train.batch_size) == (True, 4, 4)
@@ -61,12 +62,13 @@ def test_the_first_that_fits_is_taken_and_its_keys_are_said(tmp_path, capsys, mo
     config = with_keys(tiny_experiment(), plan={"target": "v5e:2x2", "sampling": False})
 
     def compiled_step(config, info, target):
-        return plan.Program(1.0, config.train.accumulate == 2, needed_gib=20 / config.train.accumulate)
+        return plan.Program(1.0, config.train.fsdp == 4, needed_gib=20 / config.train.fsdp)
 
     monkeypatch.setattr(plan, "compiled_step", compiled_step)
     facts = json.loads(plan.plan(config, tmp_path).read_text())
-    assert facts["remedy"] == ["config.model.remat=True", "config.train.fsdp=4", "config.train.accumulate=2"]
-    assert "--config.train.accumulate=2" in capsys.readouterr().out
+    keys = ["config.train.accumulate=2", "config.model.remat=True", "config.train.fsdp=4"]
+    assert facts["remedy"] == keys
+    assert f"fits with  {' '.join('--' + key for key in keys)}" in capsys.readouterr().out
     stubborn = replace(config, plan=replace(config.plan, remedies=False))
     assert json.loads(plan.plan(stubborn, tmp_path).read_text())["remedy"] == []
     assert "step, batch 8: does not fit; 20.00 GiB a device" in capsys.readouterr().out
