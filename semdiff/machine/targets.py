@@ -75,6 +75,8 @@ class Target:
 
         try:
             if self.chip.platform == "tpu":
+                for name, value in compiler_flags.TPU.environment.items():  # others may plan beside this
+                    os.environ.setdefault(name, value)
                 compiler_flags.TPU.add(compiler_flags.FOR_TPU)
                 found = topologies.get_topology_desc(str(self), platform="tpu")
             else:
@@ -114,7 +116,6 @@ def target_of(written: str) -> Target:
 def leave_devices():
     """Nothing of this machine but its CPU is used from here on: to be called before jax has begun."""
     os.environ |= {"TPU_SKIP_MDS_QUERY": "1", "CUDA_VISIBLE_DEVICES": "-1"}
-    os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "true")
     jax.config.update("jax_platforms", "cpu")
 
 
