@@ -333,6 +333,8 @@ class Export:
     name: str = ""
     # Of the weights, an SPDX identifier; empty: not said.
     licence: str = ""
+    # What the weights are kept in; float16 takes half the room, and is read as float32.
+    dtype: Literal["float32", "float16"] = "float32"
 
 
 @dataclass(frozen=True)

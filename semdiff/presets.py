@@ -55,6 +55,29 @@ def scenes() -> ml_collections.ConfigDict:
     return config
 
 
+def shipped_scenes() -> ml_collections.ConfigDict:
+    """The embedded world, 64 x 64, by a network whose weights take 12 MB in float16."""
+    config = scenes()
+    config.data.size = (64, 64)
+    config.data.length = 20_000
+    config.model.base = 48
+    config.model.multipliers = (1, 2, 3)
+    config.model.head_width = 48
+    config.model.spade_hidden = 32
+    config.optimizer.ema = 0.999
+    config.optimizer.warmup = 500
+    config.train.batch_size = 64
+    config.train.steps = 6000
+    config.train.save_every = 1000
+    config.train.eval_every = 6000
+    config.evaluate.limit = 256
+    config.evaluate.segmenter_steps = 1500
+    config.evaluate.segmenter_width = 32
+    config.export.dtype = "float16"
+    config.export.licence = "CC0-1.0"
+    return config
+
+
 def camvid() -> ml_collections.ConfigDict:
     """CamVid, 48 x 64."""
     config = small()

@@ -109,7 +109,7 @@ def of_folder(config: Experiment, folder: Path) -> Trained:
     remedy = f"Use the configuration it was trained with: --config=configs/model.py:{folder}"
     checkpoint.same_meaning(written, about, str(folder), remedy)
     path = folder / WEIGHTS
-    params = jax.tree.map(jnp.asarray, read_weights(path)[0])
+    params = jax.tree.map(in_full, read_weights(path)[0])
     weights.check_tree(params, shapes_of(method, config), path)
     name = f"{folder.name}-{digest(path)}"
     return Trained(
@@ -132,6 +132,11 @@ def of_file(config: Experiment, path: Path, workdir: Path) -> Trained:
     return Trained(
         config, method, params, f"{path.stem}-{digest(path)}", info, rates, tuple(metadata.get("times", ()))
     )
+
+
+def in_full(weight: np.ndarray) -> jax.Array:
+    """A weight as it is used: float16 saves room in a file only."""
+    return jnp.asarray(weight, jnp.float32 if weight.dtype == np.float16 else weight.dtype)
 
 
 def shapes_of(method: Method, config: Experiment):

@@ -50,7 +50,7 @@ class Collective:
 
 
 def compile_init(init: Callable, **options) -> Callable:
-    """jit for a function that runs once: on CPU, optimising hundreds of random draws takes longer than drawing."""
+    """jit for a function that runs once: on CPU, optimising it takes longer than running it."""
     plain = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
     return jax.jit(init, compiler_options=plain, **options)
 

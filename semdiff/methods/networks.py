@@ -19,6 +19,7 @@ import jax.numpy as jnp
 
 from semdiff.diffusion.joint import ByHalf, State, by_half
 from semdiff.methods.given import Condition
+from semdiff.models import initial
 from semdiff.models.joint_unet import JointUNet
 from semdiff.models.spade_unet import SpadeUNet
 
@@ -61,7 +62,7 @@ class LayoutToImage:
         return self.unet.size_multiple
 
     def init(self, key, like: State, condition: Condition) -> dict:
-        return self.unet.init(key, like.image, jnp.zeros((1,)), **condition)["params"]
+        return initial.fresh(self.unet.init, key, like.image, jnp.zeros((1,)), **condition)["params"]
 
     def apply(self, params, state: State, time, condition: Condition, dropout_keys=None) -> ByHalf:
         return ByHalf(
@@ -96,7 +97,9 @@ class PairOfText:
         return self.unet.size_multiple
 
     def init(self, key, like: State, condition: Condition) -> dict:
-        return self.unet.init(key, like.image, like.layout, jnp.zeros((1,)), **condition)["params"]
+        return initial.fresh(self.unet.init, key, like.image, like.layout, jnp.zeros((1,)), **condition)[
+            "params"
+        ]
 
     def apply(self, params, state: State, time, condition: Condition, dropout_keys=None) -> ByHalf:
         at = by_half(time)

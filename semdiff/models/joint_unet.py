@@ -12,7 +12,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from semdiff.models.layers import Conv, group_normalise
+from semdiff.models import initial
+from semdiff.models.layers import Conv, Dense, Embed, group_normalise
 from semdiff.models.text import TextEncoder
 
 Norm = partial(nn.LayerNorm, epsilon=1e-5)
@@ -40,11 +41,11 @@ class Enlarge(nn.Module):
     @nn.compact
     def __call__(self, x):
         def alike(key, shape, dtype=jnp.float32):
-            quarter = nn.initializers.he_uniform()(key, (shape[0], shape[1] // 4), dtype)
+            quarter = initial.he(key, (shape[0], shape[1] // 4), dtype)
             return jnp.repeat(quarter, 4, axis=1)
 
         return unfolded(
-            nn.silu(nn.Dense(4 * self.channels, kernel_init=alike, dtype=self.dtype, name="conv")(x))
+            nn.silu(Dense(4 * self.channels, kernel_init=alike, dtype=self.dtype, name="conv")(x))
         )
 
 
@@ -55,7 +56,7 @@ class Waves(nn.Module):
 
     @nn.compact
     def __call__(self, value):
-        frequencies = self.param("frequencies", nn.initializers.normal(0.1), (self.width // 2,))
+        frequencies = self.param("frequencies", initial.normal(0.1), (self.width // 2,))
         angles = 2 * math.pi * value[:, None] * frequencies
         return jnp.concatenate([value[:, None], jnp.sin(angles), jnp.cos(angles)], axis=-1)
 
@@ -69,9 +70,9 @@ class NoiseLevel(nn.Module):
 
     @nn.compact
     def __call__(self, log_snr):
-        hidden = nn.silu(nn.Dense(self.width, name="hidden")(Waves(name="waves")(log_snr)))
-        tokens = nn.Dense(self.tokens * self.token_width, name="tokens")(hidden)
-        return nn.Dense(self.width, name="vector")(hidden), tokens.reshape(-1, self.tokens, self.token_width)
+        hidden = nn.silu(Dense(self.width, name="hidden")(Waves(name="waves")(log_snr)))
+        tokens = Dense(self.tokens * self.token_width, name="tokens")(hidden)
+        return Dense(self.width, name="vector")(hidden), tokens.reshape(-1, self.tokens, self.token_width)
 
 
 def attend(q, k, v):
@@ -85,7 +86,7 @@ def attend(q, k, v):
 
 def with_null(module: nn.Module, k, v):
     """With one learned key and value that say nothing, the same for every head."""
-    null = module.param("null", nn.initializers.normal(1.0), (2, k.shape[-1])).astype(k.dtype)
+    null = module.param("null", initial.normal(1.0), (2, k.shape[-1])).astype(k.dtype)
     shape = (k.shape[0], 1, *k.shape[2:])
     return tuple(
         jnp.concatenate([jnp.broadcast_to(n, shape), a], axis=1) for n, a in zip(null, (k, v), strict=True)
@@ -102,7 +103,7 @@ class SelfAttention(nn.Module):
 
     @nn.compact
     def __call__(self, x, tokens=None):
-        dense = partial(nn.Dense, dtype=self.dtype)
+        dense = partial(Dense, dtype=self.dtype)
         b, h, w, c = x.shape
         positions = ScaleNorm(name="norm")(x.reshape(b, h * w, c))
         q = dense(self.heads * self.width, use_bias=False, name="q")(positions)
@@ -127,7 +128,7 @@ class CrossAttention(nn.Module):
 
     @nn.compact
     def __call__(self, x, tokens):
-        dense = partial(nn.Dense, dtype=self.dtype, use_bias=False)
+        dense = partial(Dense, dtype=self.dtype, use_bias=False)
         b, h, w, c = x.shape
         split = lambda a: a.reshape(*a.shape[:2], self.heads, self.width)  # noqa: E731
         q = split(dense(self.heads * self.width, name="q")(ScaleNorm(name="norm")(x.reshape(b, h * w, c))))
@@ -146,7 +147,7 @@ class FeedForward(nn.Module):
     @nn.compact
     def __call__(self, x):
         width = x.shape[-1]
-        dense = partial(nn.Dense, dtype=self.dtype, use_bias=False)
+        dense = partial(Dense, dtype=self.dtype, use_bias=False)
         x = dense(int(width * self.factor), name="wide")(ScaleNorm(name="norm")(x))
         x = nn.gelu(x, approximate=False)
         return dense(width, name="narrow")(ScaleNorm(name="wide_norm")(x))
@@ -177,8 +178,8 @@ class GlobalContext(nn.Module):
         scores = Conv(1, 1, dtype=self.dtype, name="scores")(x).reshape(b, h * w, 1)
         weights = jax.nn.softmax(scores.astype(jnp.float32), axis=1).astype(x.dtype)
         mean = (x.reshape(b, h * w, c) * weights).sum(1)
-        hidden = nn.silu(nn.Dense(max(3, c // 2), dtype=self.dtype, name="hidden")(mean))
-        return nn.sigmoid(nn.Dense(c, dtype=self.dtype, name="gates")(hidden))[:, None, None]
+        hidden = nn.silu(Dense(max(3, c // 2), dtype=self.dtype, name="hidden")(mean))
+        return nn.sigmoid(Dense(c, dtype=self.dtype, name="gates")(hidden))[:, None, None]
 
 
 class Activated(nn.Module):
@@ -212,7 +213,7 @@ class Block(nn.Module):
 
     @nn.compact
     def __call__(self, x, vector, tokens=None):
-        scale_shift = nn.Dense(2 * self.channels, name="level")(nn.silu(vector))[:, None, None]
+        scale_shift = Dense(2 * self.channels, name="level")(nn.silu(vector))[:, None, None]
         h = Activated(self.channels, self.groups, self.dtype, name="first")(x)
         if self.heads:
             attention = CrossAttention(self.channels, self.heads, self.width, self.dtype, name="cross")
@@ -257,9 +258,9 @@ class Resampler(nn.Module):
     @nn.compact
     def __call__(self, tokens):
         b, n, width = tokens.shape
-        places = self.param("places", nn.initializers.normal(1.0), (self.longest, width))
-        latents = self.param("latents", nn.initializers.normal(1.0), (self.latents, width))
-        mean = nn.Dense(self.of_mean * width, name="mean")(ScaleNorm(name="mean_norm")(tokens.mean(1)))
+        places = self.param("places", initial.normal(1.0), (self.longest, width))
+        latents = self.param("latents", initial.normal(1.0), (self.latents, width))
+        mean = Dense(self.of_mean * width, name="mean")(ScaleNorm(name="mean_norm")(tokens.mean(1)))
         latents = jnp.broadcast_to(latents, (b, *latents.shape))
         latents = jnp.concatenate([mean.reshape(b, self.of_mean, width), latents], axis=1)
         placed = tokens + places[:n]
@@ -282,11 +283,11 @@ class LatentAttention(nn.Module):
         channels = latents.shape[-1]
         tokens, latents = Norm(name="tokens_norm")(tokens), Norm(name="latents_norm")(latents)
         split = lambda a: a.reshape(*a.shape[:2], self.heads, self.width)  # noqa: E731
-        q = split(nn.Dense(self.heads * self.width, use_bias=False, name="q")(latents))
+        q = split(Dense(self.heads * self.width, use_bias=False, name="q")(latents))
         both = jnp.concatenate([tokens, latents], axis=1)
-        kv = nn.Dense(2 * self.heads * self.width, use_bias=False, name="kv")(both)
+        kv = Dense(2 * self.heads * self.width, use_bias=False, name="kv")(both)
         k, v = map(split, jnp.split(kv, 2, axis=-1))
-        return Norm(name="out_norm")(nn.Dense(channels, use_bias=False, name="out")(attend(q, k, v)))
+        return Norm(name="out_norm")(Dense(channels, use_bias=False, name="out")(attend(q, k, v)))
 
 
 class Told(nn.Module):
@@ -304,17 +305,17 @@ class Told(nn.Module):
 
     @nn.compact
     def __call__(self, text, mask):
-        null = self.param("null_tokens", nn.initializers.normal(1.0), (self.longest, self.token_width))
-        null_vector = self.param("null_vector", nn.initializers.normal(1.0), (self.width,))
-        tokens = nn.Dense(self.token_width, name="tokens")(text.astype(jnp.float32)[:, : self.longest])
+        null = self.param("null_tokens", initial.normal(1.0), (self.longest, self.token_width))
+        null_vector = self.param("null_vector", initial.normal(1.0), (self.width,))
+        tokens = Dense(self.token_width, name="tokens")(text.astype(jnp.float32)[:, : self.longest])
         missing = self.longest - tokens.shape[1]
         tokens = jnp.pad(tokens, ((0, 0), (0, missing), (0, 0)))
         shown = jnp.pad(mask[:, : self.longest], ((0, 0), (0, missing)))
         tokens = jnp.where(shown[:, :, None], tokens, null)
         if self.latents:
             tokens = Resampler(self.latents, self.heads, self.head_width, name="resampler")(tokens)
-        hidden = nn.Dense(self.width, name="hidden")(Norm(name="norm")(tokens.mean(1)))
-        vector = nn.Dense(self.width, name="vector")(nn.silu(hidden))
+        hidden = Dense(self.width, name="hidden")(Norm(name="norm")(tokens.mean(1)))
+        vector = Dense(self.width, name="vector")(nn.silu(hidden))
         return tokens, jnp.where(mask.any(1)[:, None], vector, null_vector)
 
 
@@ -390,13 +391,13 @@ class JointUNet(nn.Module):
         widths = [m * self.base for m in self.multipliers]
         vector = 4 * self.base * (2 if self.upscales else 1)
         level = partial(NoiseLevel, vector, self.base, self.time_tokens)
-        self.labels = nn.Embed(self.states, self.label_channels)
+        self.labels = Embed(self.states, self.label_channels)
         self.conv_in = Stem(self.base, self.stem, self.dtype)
         self.level = level()
         if self.layout_clock:
             self.level_layout = level()
         if self.upscales:
-            self.level_low, self.labels_low = level(), nn.Embed(self.states, self.label_channels)
+            self.level_low, self.labels_low = level(), Embed(self.states, self.label_channels)
         if self.vocabulary:
             self.text_encoder = TextEncoder(self.vocabulary, self.text_width, self.text_length)
         if self.text_width:

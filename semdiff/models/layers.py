@@ -13,10 +13,14 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
+from semdiff.models import initial
 from semdiff.models.target import on_cpu
 
 LabelConvKind = Literal["auto", "lookup", "onehot"]
 AttentionKind = Literal["dot", "cosine"]
+
+Dense = partial(nn.Dense, kernel_init=initial.lecun)
+Embed = partial(nn.Embed, embedding_init=initial.embedding)
 
 
 @struct.dataclass
@@ -173,7 +177,7 @@ class Conv(nn.Module):
     @nn.compact
     def weights(self, channels: int):
         """Kernel and bias for an input of so many channels, in the type of the computation."""
-        init = nn.initializers.zeros if self.zero else nn.initializers.lecun_normal()
+        init = nn.initializers.zeros if self.zero else initial.lecun
         kernel = self.param("kernel", init, (self.size, self.size, channels, self.features))
         bias = self.param("bias", nn.initializers.zeros, (self.features,))
         return kernel.astype(self.dtype), bias.astype(self.dtype)
@@ -209,7 +213,7 @@ class LabelConv(nn.Module):
                 f"this network's edge_channel is {self.edge_channel}: give it {want}, got {have}"
             )
         shape = (3, 3, self.num_classes + self.edge_channel, self.features)
-        kernel = self.param("kernel", nn.initializers.lecun_normal(), shape)
+        kernel = self.param("kernel", initial.lecun, shape)
         bias = self.param("bias", nn.initializers.zeros, (self.features,))
         return kernel.astype(self.dtype), bias.astype(self.dtype)
 
@@ -332,7 +336,7 @@ class Attention(nn.Module):
         b, h, w, c = x.shape
         width = c // self.heads
         normed = GroupNorm(c, self.groups, name="norm")(x).astype(self.dtype).reshape(b, h * w, c)
-        qkv = nn.Dense(3 * c, dtype=self.dtype, name="qkv")(normed)
+        qkv = Dense(3 * c, dtype=self.dtype, name="qkv")(normed)
         q, k, v = jnp.moveaxis(qkv.reshape(b, h * w, self.heads, 3, width), 3, 0)  # each [B, L, heads, width]
         if self.kind == "cosine":
             alpha = self.param("alpha", nn.initializers.constant(10.0), (self.heads,))
@@ -343,7 +347,7 @@ class Attention(nn.Module):
         logits = jnp.einsum("blhd,bmhd->bhlm", q, k, preferred_element_type=jnp.float32)
         weights = jax.nn.softmax(logits, axis=-1).astype(self.dtype)
         mixed = jnp.einsum("bhlm,bmhd->blhd", weights, v).reshape(b, h * w, c)
-        out = nn.Dense(c, dtype=self.dtype, kernel_init=nn.initializers.zeros, name="out")(mixed)
+        out = Dense(c, dtype=self.dtype, kernel_init=nn.initializers.zeros, name="out")(mixed)
         return x + out.reshape(b, h, w, c)
 
 
@@ -377,7 +381,7 @@ class ResBlock(nn.Module):
         self.norm1, self.norm2 = self.norm(self.in_channels), self.norm(self.channels)
         self.conv1 = conv3x3(self.channels, self.dtype)
         self.conv2 = conv3x3(self.channels, self.dtype, zero=True)
-        self.time = nn.Dense((1 + self.scale_shift) * self.channels, dtype=self.dtype)
+        self.time = Dense((1 + self.scale_shift) * self.channels, dtype=self.dtype)
         self.drop = Dropout(self.dropout)
         if self.in_channels != self.channels:
             self.skip = Conv(self.channels, 1, dtype=self.dtype)

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from semdiff.models.layers import (
     Attention,
     AttentionKind,
+    Dense,
     GroupNorm,
     LabelConv,
     LabelConvKind,
@@ -115,7 +116,7 @@ class SpadeUNet(nn.Module):
 
     def setup(self):
         width = 4 * self.base
-        self.time_embed = [nn.Dense(width), nn.Dense(width)]
+        self.time_embed = [Dense(width), Dense(width)]
         ch = self.multipliers[0] * self.base
         self.conv_in = conv3x3(ch, self.dtype)
         if self.conditioning == "concat":

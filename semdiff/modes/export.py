@@ -36,7 +36,8 @@ def export(model: Trained, workdir: Path) -> Path:
     if not parallel.is_main():
         return folder
     prepare_workdir(folder)
-    weights.save_weights(folder / WEIGHTS, jax.tree.map(np.asarray, model.params))
+    kept = jax.tree.map(lambda a: kept_as(np.asarray(a), c.dtype), model.params)
+    weights.save_weights(folder / WEIGHTS, kept)
     write_json(folder / CLASSES, classes.as_json(model.info))
     write_json(folder / ABOUT, facts(model))
     if segmenters := sorted(workdir.glob("segmenter-*.safetensors")):
@@ -48,6 +49,11 @@ def export(model: Trained, workdir: Path) -> Path:
     (folder / CARD).write_text(card(model, folder, metrics_of(measured)), encoding="utf-8")
     logs.say(f"model:   {folder}\nto sample: --config=configs/model.py:{folder} --mode=sample")
     return folder
+
+
+def kept_as(weight: np.ndarray, dtype: str) -> np.ndarray:
+    """A weight as the file has it: of another type where it is of full precision."""
+    return weight.astype(dtype) if weight.dtype == np.float32 else weight
 
 
 def facts(model: Trained) -> dict:
