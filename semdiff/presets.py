@@ -56,20 +56,17 @@ def scenes() -> ml_collections.ConfigDict:
 
 
 def shipped_scenes() -> ml_collections.ConfigDict:
-    """The embedded world, 64 x 64, by a network whose weights take 12 MB in float16."""
+    """The embedded world, 64 x 64: hours on 2 CPU cores, minutes on an accelerator; 5 MB in float16."""
     config = scenes()
     config.data.size = (64, 64)
-    config.data.length = 20_000
-    config.model.base = 48
+    config.data.length = 10_000
     config.model.multipliers = (1, 2, 3)
-    config.model.head_width = 48
-    config.model.spade_hidden = 32
+    config.model.spade_hidden = 24
     config.optimizer.ema = 0.999
-    config.optimizer.warmup = 500
-    config.train.batch_size = 64
-    config.train.steps = 6000
-    config.train.save_every = 1000
-    config.train.eval_every = 6000
+    config.train.batch_size = 16
+    config.train.steps = 6000  # 96,000 images
+    config.train.eval_every = 1000
+    config.train.save_every = 250
     config.evaluate.limit = 256
     config.evaluate.segmenter_steps = 1500
     config.evaluate.segmenter_width = 32

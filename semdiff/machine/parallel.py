@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
+from jax.experimental.layout import Layout, with_layout_constraint
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from orbax.checkpoint import multihost
 
@@ -47,6 +48,15 @@ class Collective:
     mean: Callable = lambda tree: tree
     gather: Callable = lambda tree: tree
     whole: Callable = lambda params, dtypes: params
+
+
+def in_order(tree):
+    """The arrays, their last axis the closest in memory.
+
+    On GPUs the gradient of a convolution's kernel comes in another order, and XLA would bring all that it meets into that
+    order and back: the parameter, its average and both moments.
+    """
+    return jax.tree.map(lambda a: with_layout_constraint(a, Layout(tuple(range(a.ndim)))), tree)
 
 
 def compile_init(init: Callable, **options) -> Callable:
@@ -125,14 +135,16 @@ class Mesh:
 
     def lower(self, step: Callable, state, batch: dict, key) -> jax.stages.Lowered:
         shardings = jax.tree.map(lambda a: a.sharding, state.weights)
+        platform = self.mesh.devices.flat[0].platform
 
         def whole(params, dtypes):
             return jax.tree.map(self._whole, params, shardings, dtypes)
 
+        collective = Collective(whole=whole, mean=in_order if platform == "gpu" else lambda tree: tree)
         jitted = jax.jit(
-            lambda s, b, k: step(s, b, k, Collective(whole=whole)),
+            lambda s, b, k: step(s, b, k, collective),
             # On CPU, writing a state in place makes XLA copy most of it first.
-            donate_argnums=() if self.mesh.devices.flat[0].platform == "cpu" else 0,
+            donate_argnums=() if platform == "cpu" else 0,
             out_shardings=(jax.tree.map(lambda a: a.sharding, state), self.replicated),
         )
         return jitted.lower(state, batch, key)

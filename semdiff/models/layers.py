@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from flax import struct
 
 from semdiff.models import initial
-from semdiff.models.target import on_cpu
+from semdiff.models.target import on_cpu, on_gpu
 
 LabelConvKind = Literal["auto", "lookup", "onehot"]
 AttentionKind = Literal["dot", "cosine"]
@@ -76,27 +76,20 @@ def label_conv(labels: Labels, kernel, method: str = "auto"):
     return _lookup_conv(labels, kernel) if look_up else _plane_conv(labels, kernel)
 
 
-def _known(labels: Labels, kernel):
-    """K, and where an id is one of them."""
-    num_classes = kernel.shape[2] - (labels.edges is not None)
-    return num_classes, (labels.ids >= 0) & (labels.ids < num_classes)
-
-
 def _plane_conv(labels: Labels, kernel):
-    num_classes, _ = _known(labels, kernel)
+    num_classes = kernel.shape[2] - (labels.edges is not None)
     # Not jax.nn.one_hot, a comparison that is converted: XLA's space-to-batch pass for TPUs aborts on that before a
     # convolution (PropagateOnBackpropFilterConv makes a select of a float and a bool).
     one, zero = jnp.ones((), kernel.dtype), jnp.zeros((), kernel.dtype)
     planes = jnp.where(labels.ids[..., None] == jnp.arange(num_classes), one, zero)
     if labels.edges is not None:
         planes = jnp.concatenate([planes, labels.edges[..., None].astype(kernel.dtype)], axis=-1)
-    return jax.lax.conv_general_dilated(
-        planes, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
-    )
+    return convolve(planes, kernel)
 
 
 def _lookup_conv(labels: Labels, kernel):
-    num_classes, known = _known(labels, kernel)
+    num_classes = kernel.shape[2] - (labels.edges is not None)
+    known = (labels.ids >= 0) & (labels.ids < num_classes)
     table = jnp.pad(kernel[:, :, :num_classes], ((0, 0), (0, 0), (0, 1), (0, 0)))  # row K is the zero vector
     ids = jnp.where(known, labels.ids, num_classes)
     if labels.edges is not None:
@@ -187,12 +180,26 @@ class Conv(nn.Module):
 
 
 def conv(x, kernel, bias, stride: int = 1):
-    pad = (kernel.shape[0] // 2, kernel.shape[1] // 2)
+    return add_bias(convolve(x, kernel, stride), bias)
+
+
+def convolve(x, kernel, stride: int = 1):
+    """x [B, H, W, I] with kernel [h, w, I, O], padded to keep the size (over `stride`)."""
+    outputs = kernel.shape[-1]
+    if on_gpu():
+        x, kernel = _whole_lanes(x, kernel)
+    pad = [(n // 2, n // 2) for n in kernel.shape[:2]]
     numbers = ("NHWC", "HWIO", "NHWC")
-    x = jax.lax.conv_general_dilated(
-        x, kernel, (stride, stride), [(n, n) for n in pad], dimension_numbers=numbers
-    )
-    return add_bias(x, bias)
+    x = jax.lax.conv_general_dilated(x, kernel, (stride, stride), pad, dimension_numbers=numbers)
+    return x if x.shape[-1] == outputs else x[..., :outputs]
+
+
+def _whole_lanes(x, kernel, lanes: int = 8):
+    """With channels of zeros up to a multiple of what tensor cores take at once: cuDNN has no use for them otherwise, and
+    XLA pads float16 alone."""
+    more, more_outputs = (-n % lanes for n in kernel.shape[2:])
+    x = jnp.pad(x, ((0, 0), (0, 0), (0, 0), (0, more)))
+    return x, jnp.pad(kernel, ((0, 0), (0, 0), (0, more), (0, more_outputs)))
 
 
 class LabelConv(nn.Module):

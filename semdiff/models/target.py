@@ -5,7 +5,6 @@ from collections.abc import Iterator
 from contextvars import ContextVar
 
 import jax
-from jax.experimental.layout import Layout, with_layout_constraint
 
 _TARGET: ContextVar[str] = ContextVar("target", default="")
 
@@ -18,15 +17,8 @@ def on_cpu() -> bool:
     return _platform() == "cpu"
 
 
-def in_order(tree):
-    """The arrays, their last axis the closest in memory.
-
-    On GPUs the gradient of a convolution's kernel comes in another order, and XLA would bring all that it meets into that
-    order and back: the parameter, its average and both moments.
-    """
-    if _platform() != "gpu":
-        return tree
-    return jax.tree.map(lambda a: with_layout_constraint(a, Layout(tuple(range(a.ndim)))), tree)
+def on_gpu() -> bool:
+    return _platform() == "gpu"
 
 
 @contextlib.contextmanager

@@ -14,7 +14,6 @@ from semdiff.diffusion import losses
 from semdiff.machine.parallel import Collective
 from semdiff.methods import parts
 from semdiff.methods.method import SPACE, Method
-from semdiff.models.target import in_order
 from semdiff.training.params import Rule, merged
 
 
@@ -139,7 +138,7 @@ class Trainer:
             )
 
         grads, (terms, t, losses) = self._accumulated(loss_of, state.params, (batch, keys))
-        grads, terms = collective.mean((in_order(grads), terms))
+        grads, terms = collective.mean((grads, terms))
         t, losses, slot = collective.gather((t, losses, _micro(batch["slot"], self._parts).reshape(-1)))
 
         rate = self.rate(state.step - state.bad_steps)  # the optimiser counts good steps alone

@@ -1,5 +1,7 @@
 """The parts of the networks, against the plain way of computing each."""
 
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -80,10 +82,25 @@ def test_what_is_traced_for_changes_no_number(method):
     def loss(first, second):
         return jnp.sin(layers.modulation(labels, first, second, method)).sum()
 
-    for platform in ("cpu", "tpu"):
+    for platform in ("cpu", "tpu", "gpu"):
         with traced_for(platform):
             outcomes.append(jax.value_and_grad(lambda *w: loss(*w), argnums=(0, 1))(first, second))
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), *outcomes)
+    same = lambda a, *others: [np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5) for b in others]  # noqa: E731
+    jax.tree.map(same, *outcomes)
+
+
+def test_on_a_gpu_convolutions_have_channels_for_tensor_cores():
+    x, kernel = jnp.ones((1, 8, 8, 3)), jnp.ones((3, 3, 3, 6))
+    with traced_for("gpu"):
+        text = str(jax.make_jaxpr(jax.grad(lambda k: layers.convolve(x, k, 2).sum()))(kernel))
+        assert layers.convolve(x, kernel, 2).shape == (1, 4, 4, 6)
+    channels = {
+        int(n)
+        for shape in re.findall(r"f32\[([\d,]+)\] = conv_general_dilated", text)
+        for n in shape.split(",")
+    }
+    assert channels & {3, 6} == {3}  # the kernel's height and width
+    assert 8 in channels
 
 
 def test_look_ups_in_bfloat16_are_added_in_float32():
