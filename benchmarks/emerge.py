@@ -33,7 +33,7 @@ def main(model: str, caption: str, path: str):
 
     @jax.jit
     def run(params):
-        start, _ = chain.start(params, condition, keys, task.canvas)
+        start, _ = chain.start(params, condition, keys, times[0], task.canvas)
         denoise_fn = chain.denoise_fn(params, condition, keys)
         steps = samplers.fold_in(keys, 1)
         return samplers.trajectory(denoise_fn, method.process, chain.sampler, times, start, steps)

@@ -19,6 +19,7 @@ from semdiff.data.readers.folder import listed
 from semdiff.diffusion.joint import ByHalf
 from semdiff.machine import logs
 from semdiff.machine.compilation import use_cache
+from semdiff.methods.method import START
 from semdiff.metrics.segmentation import Confusion
 from semdiff.modes import edit, evaluate
 from semdiff.parser import as_dict, check_key, from_dict
@@ -58,7 +59,7 @@ class Model:
 
     def __init__(self, model: Trained, folder: Path):
         self.trained, self.folder = model, folder
-        self._runners: dict[Any, Runner] = {}
+        self._runners: dict[Any, tuple[Runner, dict]] = {}
         self._params = jax.device_put(model.params)
 
     def __repr__(self) -> str:
@@ -91,7 +92,7 @@ class Model:
     def with_settings(self, **settings) -> "Model":
         """The same weights, other settings of config.sample."""
         c = self._settings(settings)
-        model = replace(self.trained, config=replace(self.trained.config, sample=c)).with_tuned_times()
+        model = replace(self.trained, config=replace(self.trained.config, sample=c)).ready()
         other = object.__new__(Model)
         vars(other).update(vars(self), trained=model)
         return other
@@ -258,12 +259,15 @@ class Model:
         """Their results, in order; programs are compiled once a setting and shape."""
         program = replace(c, guidance=1.0, seed=0, per_layout=1), resample
         if program not in self._runners:
-            self._runners[program] = Runner(self.trained.method, c, resample)
-        run = self._runners[program].guided(c.guidance)
+            ready = replace(self.trained, config=replace(self.trained.config, sample=c)).ready()
+            begin = {START: jax.device_put(ready.params[START])} if START in ready.params else {}
+            self._runners[program] = Runner(ready.method, ready.config.sample, resample), begin
+        run, begin = self._runners[program]
+        run = run.guided(c.guidance)
         numbered = [replace(task, copy=i) for i, task in enumerate(todo)]
         made: dict[int, ByHalf] = {}
         progress = logs.Progress(len(todo), unit="image", active=len(todo) > run.batch_size)
         for batch in tasks.batched(numbered, run.batch_size):
-            made |= {task.copy: state for task, state in zip(batch, run(self._params, batch))}
+            made |= {task.copy: state for task, state in zip(batch, run(self._params | begin, batch))}
             progress.report(len(made))
         return [made[i] for i in range(len(todo))]

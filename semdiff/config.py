@@ -220,6 +220,19 @@ class Sample:
     )
     # One by one, T first, without the last 0: in place of steps and spacing.
     times: tuple[float, ...] = ()
+    # Share of T at which the chain begins (SCP-Diff: 0.8).
+    start: float = 1.0
+    # What it begins from. Normal: noise. Else a draw of the data's mean and spread by place (spatial), by class
+    # (categorical), by both (joint), or of one of the three (mixture), noised to `start`; --mode=prior measures them.
+    prior: Literal["normal", "spatial", "categorical", "joint", "mixture"] = "normal"
+    # Of joint: what a class at a place where it was never seen looks like.
+    prior_fallback: Literal["spatial", "categorical"] = "spatial"
+    # So many images' worth of the fallback are added to each class and place: what was seen once has no spread of its own.
+    prior_strength: float = 1.0
+    # Of a mixture: of its spatial, categorical and joint parts.
+    prior_weights: tuple[float, float, float] = (1.0, 1.0, 1.0)
+    # The statistics, as --mode=prior writes them; empty: WORKDIR's, or the model folder's.
+    prior_file: str = ""
     # Of ddim.
     eta: float = 0.0
     # 1 is none.

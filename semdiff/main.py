@@ -13,13 +13,14 @@ from semdiff.config import Experiment
 from semdiff.machine import logs, parallel
 from semdiff.machine.compilation import use_cache
 from semdiff.machine.paths import local_path
-from semdiff.modes import edit, evaluate, export, plan, sample, segment, stats, train, tune
+from semdiff.modes import edit, evaluate, export, plan, prior, sample, segment, stats, train, tune
 from semdiff.parser import parse
 
 # name -> (what it does, how: of a configuration and a workdir)
 WITH_DATA = {
     "train": ("train to config.train.steps, or go on with it", train.train),
     "stats": ("count the classes, draw what a schedule does to them", stats.stats),
+    "prior": ("measure what images look like by class and place, for chains that start from it", prior.prior),
     "plan": ("what a step and a chain take on a machine that need not be there", plan.plan),
     "corrupt": ("write layouts as careless annotators would have them", stats.corrupt),
 }
@@ -55,7 +56,7 @@ def run(config: Experiment, workdir: Path, mode: str):
         WITH_DATA[mode][1](config, workdir)
     else:
         model = trained.opened(config, workdir)
-        WITH_WEIGHTS[mode][1](model if mode in AS_ASKED else model.with_tuned_times(), workdir)
+        WITH_WEIGHTS[mode][1](model if mode in AS_ASKED else model.ready(), workdir)
     parallel.meet()  # a process that ended would give the others but a few minutes more
 
 

@@ -15,15 +15,15 @@ import jax.numpy as jnp
 import numpy as np
 
 from semdiff import inputs
-from semdiff.config import ConfigError, Experiment
+from semdiff.config import ConfigError, Experiment, Sample
 from semdiff.convert import gcdp, sdm, torch_file, weights
-from semdiff.data import classes
+from semdiff.data import classes, moments
 from semdiff.data.source import Info
 from semdiff.data.text import Vocabulary
 from semdiff.machine import logs
 from semdiff.machine.paths import local_path
-from semdiff.methods import build
-from semdiff.methods.method import SPACE, Method
+from semdiff.methods import build, scp
+from semdiff.methods.method import SPACE, START, Method
 from semdiff.parser import from_dict
 from semdiff.sampling import times
 from semdiff.training import checkpoint
@@ -32,7 +32,7 @@ from semdiff.training.params import Rule, merged
 FORMAT = "semdiff.model.1"
 WEIGHTS, ABOUT, CLASSES, CARD = "model.safetensors", "config.json", "dataset.json", "README.md"
 FROZEN = "frozen.safetensors"
-SEGMENTER = "segmenter.safetensors"
+SEGMENTER, PRIOR = "segmenter.safetensors", "prior.safetensors"
 RELEASED = (".pt", ".pth")
 
 
@@ -41,7 +41,8 @@ class Trained:
     """A method with its weights, and what they are of.
 
     name: of the weights, for folders and manifests. times: what was tuned for short chains. rates: what class rates the
-    method was built with. about: what else is known of the training, for the card of a model folder.
+    method was built with. about: what else is known of the training, for the card of a model folder. folder: where the
+    weights are, and what else was made for them.
     """
 
     config: Experiment
@@ -53,15 +54,36 @@ class Trained:
     times: tuple[dict, ...] = ()
     about: Any = None
     vocabulary: Vocabulary | None = None
+    folder: Path | None = None
 
     @property
     def edges(self) -> bool:
         """Whether the network is given borders between instances."""
         return "edges" in self.method.given.reads
 
-    def with_tuned_times(self) -> "Trained":
-        """With those of its sampler, where config.sample.spacing asks for them."""
-        return replace(self, config=times.resolved(self.config, list(self.times), self.name))
+    def ready(self) -> "Trained":
+        """With all that config.sample asks for beside the weights: tuned times, and statistics to start from."""
+        config = times.resolved(self.config, list(self.times), self.name)
+        method, tables = scp.started(self.method, config.sample, self.statistics(config.sample))
+        params = {name: part for name, part in self.params.items() if name != START}
+        if tables:
+            params[START] = jax.tree.map(jnp.asarray, tables)
+        return replace(self, config=config, method=method, params=params)
+
+    def statistics(self, c: Sample) -> moments.Moments | None:
+        """Those that config.sample.prior needs, where they are."""
+        if c.prior == "normal":
+            return None
+        path = local_path(c.prior_file, "config.sample.prior_file") if c.prior_file else None
+        if path is None:
+            path = self.folder / PRIOR if self.folder else None
+            if path is None or not path.exists():
+                return None
+        tree, written = weights.load_weights(path)
+        found = moments.of_tree(tree, written, path)
+        space = self.method.space
+        moments.check(found, written, path, self.info.names, space.shape(self.config.data.size), space.name)
+        return found
 
 
 def opened(config: Experiment, workdir: Path) -> Trained:
@@ -71,7 +93,10 @@ def opened(config: Experiment, workdir: Path) -> Trained:
         found = of_folder(config, path) if path.is_dir() else of_file(config, path, workdir)
     else:
         found = of_workdir(config, workdir)
-    return replace(found, times=(*found.times, *times.entries_of(workdir)))
+    beside = [place for place in (workdir, found.folder) if place is not None and (place / PRIOR).exists()]
+    return replace(
+        found, times=(*found.times, *times.entries_of(workdir)), folder=beside[0] if beside else found.folder
+    )
 
 
 def of_workdir(config: Experiment, workdir: Path) -> Trained:
@@ -113,7 +138,7 @@ def of_folder(config: Experiment, folder: Path) -> Trained:
     weights.check_tree(params, shapes_of(method, config), path)
     name = f"{folder.name}-{digest(path)}"
     return Trained(
-        config, method, params, name, info, rates, tuple(written["times"]), written["config"], words
+        config, method, params, name, info, rates, tuple(written["times"]), written["config"], words, folder
     )
 
 

@@ -15,8 +15,8 @@ from semdiff.methods.given import Condition, Given, which_dropped
 from semdiff.methods.networks import Network
 from semdiff.methods.space import PIXELS, Space
 
-# The parameters of a space stand beside the network's under this name.
-SPACE = "space"
+# The parameters of a space, and the tables of a start, stand beside the network's under these names.
+SPACE, START = "space", "start"
 
 
 @dataclass(frozen=True)
@@ -186,7 +186,7 @@ class Method:
 
 
 def _of_network(params: dict) -> dict:
-    return {name: part for name, part in params.items() if name != SPACE}
+    return {name: part for name, part in params.items() if name not in (SPACE, START)}
 
 
 def _of_space(params: dict) -> dict:

@@ -3,6 +3,7 @@
 A space has
     channels                          of x
     bounded                           whether x lies in [-1, 1]
+    name                              of the space, in what is measured there
     init(key)                      -> its parameters, which are never trained here; {} where it has none
     shape(size)                    -> (height, width, channels) of an image of `size` = (height, width)
     encode(params, pixels, keys)   -> x_0 of 8-bit pixels; keys: one per example, None for the likeliest
@@ -23,6 +24,9 @@ class Space(Protocol):
     @property
     def bounded(self) -> bool: ...
 
+    @property
+    def name(self) -> str: ...
+
     def init(self, key) -> dict: ...
 
     def shape(self, size: tuple[int, int]) -> tuple[int, int, int]: ...
@@ -40,6 +44,7 @@ class Pixels:
 
     channels: int = 3
     bounded = True
+    name = "pixels"
 
     def init(self, key) -> dict:
         return {}

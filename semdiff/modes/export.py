@@ -14,13 +14,13 @@ from semdiff.machine import logs, parallel
 from semdiff.machine.paths import local_path, prepare_workdir, write_json
 from semdiff.methods import build
 from semdiff.parser import as_dict
-from semdiff.trained import ABOUT, CARD, CLASSES, FORMAT, SEGMENTER, WEIGHTS, Trained
+from semdiff.trained import ABOUT, CARD, CLASSES, FORMAT, PRIOR, SEGMENTER, WEIGHTS, Trained
 
 PICTURE = "samples.png"
 # Keys that say where things lie on the machine of whoever trained, not what was trained.
 HERE = {
     "data": ("root",),
-    "sample": ("weights", "layouts", "output"),
+    "sample": ("weights", "layouts", "output", "prior_file"),
     "train": ("init",),
     "edit": ("images", "layouts", "old_layouts", "masks", "output"),
     "evaluate": ("segmenter",),
@@ -42,6 +42,8 @@ def export(model: Trained, workdir: Path) -> Path:
     write_json(folder / ABOUT, facts(model))
     if segmenters := sorted(workdir.glob("segmenter-*.safetensors")):
         shutil.copyfile(segmenters[-1], folder / SEGMENTER)
+    if model.folder and (model.folder / PRIOR).exists() and model.folder != folder:
+        shutil.copyfile(model.folder / PRIOR, folder / PRIOR)
     measured = workdir / "evaluation" / model.name
     if (measured / "grid.png").exists():
         shutil.copyfile(measured / "grid.png", folder / PICTURE)

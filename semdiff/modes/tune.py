@@ -87,7 +87,7 @@ class Chains:
         self._run = jax.jit(self._whole)
 
     def _whole(self, params, condition, keys, times, count):
-        carry = self.chain.start(params, condition, keys, self.size)
+        carry = self.chain.start(params, condition, keys, times[0], self.size)
         return self.chain.advance(params, condition, keys, carry, times, 0, count)[0].image
 
     def images(self, times: np.ndarray) -> np.ndarray:
@@ -127,7 +127,7 @@ def teach(chains: Chains, steps: int) -> Taught:
 
     @jax.jit
     def run(params, condition, keys):
-        start, _ = chain.start(params, condition, keys, chains.size)
+        start, _ = chain.start(params, condition, keys, times[0], chains.size)
         denoise_fn, step_keys = chain.denoise_fn(params, condition, keys), samplers.fold_in(keys, 1)
         return timing.teach(denoise_fn, chain.process, times, start, step_keys, samplers.Joint(corrected))
 

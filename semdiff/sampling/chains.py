@@ -11,7 +11,7 @@ import numpy as np
 from semdiff.config import ConfigError, Sample
 from semdiff.diffusion import guidance, joint, samplers, schedules
 from semdiff.diffusion.joint import ByHalf, State
-from semdiff.methods.method import Method
+from semdiff.methods.method import START, Method
 
 # Chains of more steps than this are run so many steps at a time, and tell how far they are. A program that would call back
 # itself could not be kept in the compilation cache.
@@ -41,13 +41,21 @@ def build_sampler(c: Sample) -> samplers.Sampler:
 
 def build_times(schedule: schedules.Schedule, c: Sample) -> np.ndarray:
     """The times of the chain: as listed, else as many steps so spaced."""
+    if not 0 < c.start <= 1:
+        raise ConfigError(f"config.sample.start is {c.start}; it is a share of T, above 0 and at most 1")
     if c.times:
+        if c.start != 1:
+            raise ConfigError(
+                f"config.sample.start is {c.start}, but the times are given one by one (config.sample.times, or "
+                "spacing=tuned), from T on: leave one of them out"
+            )
         return schedules.given_times(schedule, c.times)
     if c.spacing == "tuned":
         raise ConfigError(
             "config.sample.spacing is tuned, but no times were tuned for these weights: --mode=tune_times does it"
         )
-    return schedules.spaced_times(schedule, c.steps, c.spacing)
+    start = max(1, round(c.start * schedule.num_steps))
+    return schedules.spaced_times(schedule, c.steps, c.spacing, start)
 
 
 @dataclass(frozen=True)
@@ -75,8 +83,8 @@ class Chain:
     def process(self) -> joint.Process:
         return self.method.process
 
-    def start(self, params, condition, keys, size: tuple[int, int], known=None, free=None):
-        """(state, the sampler's memory) at the first time."""
+    def start(self, params, condition, keys, top, size: tuple[int, int], known=None, free=None):
+        """(state, the sampler's memory) at `top`, the first time."""
         like = self.method.like(len(keys), size)
         whole = self.whole(known, free)
         if whole != joint.NEITHER:
@@ -85,7 +93,8 @@ class Chain:
                 held.image if whole.image else like.image, held.layout if whole.layout else like.layout
             )
         process = joint.without(self.process, whole)
-        state = self.method.start.draw(process, like, condition, samplers.fold_in(keys, 0))
+        tables = params.get(START, {})
+        state = self.method.start.draw(tables, process, like, condition, samplers.fold_in(keys, 0), top)
         return state, self.sampler.init(state)
 
     def whole(self, known: ByHalf | None, free: ByHalf | None) -> ByHalf:
@@ -199,7 +208,7 @@ def build_generate(method: Method, c: Sample, progress: Callable[[int], None] | 
 
     def generate(params, condition, keys, size, known=None, free=None, weight=None, resample=1):
         given = {"known": known, "free": free, "weight": weight}
-        carry = chain.start(params, condition, keys, size, known, free)
+        carry = chain.start(params, condition, keys, times[0], size, known, free)
         state, _ = advance(params, condition, keys, carry, 0, total, given, resample)
         return chain.finish(params, state, known, free)
 
@@ -208,7 +217,7 @@ def build_generate(method: Method, c: Sample, progress: Callable[[int], None] | 
 
     def in_segments(params, condition, keys, size, known=None, free=None, weight=None, resample=1):
         given = {"known": known, "free": free, "weight": weight}
-        carry = begin(params, condition, keys, size, known, free)
+        carry = begin(params, condition, keys, times[0], size, known, free)
         places = jax.tree.map(lambda a: a.sharding, carry)  # at other ones it would be another program
         for first in range(0, total, SEGMENT):
             last, carry = min(first + SEGMENT, total), jax.device_put(carry, places)
