@@ -11,6 +11,7 @@ import numpy as np
 
 import semdiff
 from semdiff import draw
+from semdiff.arrays import told
 from semdiff.diffusion import samplers
 from semdiff.methods.space import to_pixels
 from semdiff.sampling import tasks
@@ -26,7 +27,7 @@ def main(model: str, caption: str, path: str):
         raise SystemExit(
             f"{model} is given layouts and makes none: there is nothing to see of a layout emerging"
         )
-    [example] = loaded._told([{"name": "caption"}], [caption])
+    [example] = told(loaded.trained, [{"name": "caption"}], [caption])
     [task] = tasks.tasks_of(method, example, c, loaded.size)
     chain, times = Chain.build(method, c), build_times(method.image.schedule, c)
     condition, keys = jax.tree.map(lambda a: a[None], task.given), task.key[None]

@@ -39,19 +39,12 @@ def test_moments_are_numpys_over_all_the_data():
             np.testing.assert_allclose(found.mean[c, i, j], mean, rtol=1e-13)
             np.testing.assert_allclose(found.variance[c, i, j], variance, rtol=1e-9)
             assert found.count[c, i, j] == own.sum()
-    for got, values in [
-        (found.by_place(), images),
-        (found.by_class(), None),
-    ]:
-        if values is not None:
-            mean, variance = numpys(values)
-            np.testing.assert_allclose(got.mean[0], mean, rtol=1e-13)
-            np.testing.assert_allclose(got.variance[0], variance, rtol=1e-9)
-        else:
-            for c in range(CLASSES):
-                mean, variance = numpys(images[layouts == c])
-                np.testing.assert_allclose(got.mean[c, 0, 0], mean, rtol=1e-13)
-                np.testing.assert_allclose(got.variance[c, 0, 0], variance, rtol=1e-9)
+        mean, variance = numpys(images[layouts == c])
+        np.testing.assert_allclose(found.by_class().mean[c, 0, 0], mean, rtol=1e-13)
+        np.testing.assert_allclose(found.by_class().variance[c, 0, 0], variance, rtol=1e-9)
+    mean, variance = numpys(images)
+    np.testing.assert_allclose(found.by_place().mean[0], mean, rtol=1e-13)
+    np.testing.assert_allclose(found.by_place().variance[0], variance, rtol=1e-9)
     np.testing.assert_array_equal(found.count[CLASSES], (layouts == 255).sum(0))
     shares = (
         np.stack([(layouts == c).sum(0) for c in range(CLASSES)], -1) / (layouts != 255).sum(0)[..., None]
@@ -127,6 +120,6 @@ def test_statistics_are_kept_whole_and_refused_where_they_are_others():
     ):
         with pytest.raises(DataError, match=r"x\.safetensors.*--mode=prior"):
             moments.of_tree(broken, about, "x.safetensors")
+    nothing = moments.of_tree(moments.as_tree(Moments.none(CLASSES, *SHAPE)), about, "x")
     with pytest.raises(DataError, match="no image"):
-        nothing = moments.of_tree(moments.as_tree(Moments.none(CLASSES, *SHAPE)), about, "x")
         moments.check(nothing, about, "x", names, SHAPE, "pixels")

@@ -29,8 +29,7 @@ def test_a_chain_starts_from_the_statistics_of_its_layout_noised_to_its_first_ti
     given = tables(np.random.default_rng(0), classes, height, width)
     condition = {"layout": jnp.broadcast_to(LAYOUT, (B, H, W))}
     state = priors.Measured().draw(given, Process(IMAGE), State(LIKE), condition, KEYS, t)
-    kept = float(gaussian.at(IMAGE.schedule.alpha_bar, t)) if hasattr(gaussian, "at") else None
-    alpha_bar = kept if kept is not None else alpha_bar_by_hand(t)
+    alpha_bar = float(schedules.alpha(IMAGE.schedule, jnp.asarray(t))) ** 2
     for i, j in np.ndindex(H, W):
         row = LAYOUT[i, j] if 0 <= LAYOUT[i, j] < K else K
         at = (min(row, classes - 1), min(i, height - 1), min(j, width - 1), 0)
@@ -39,10 +38,6 @@ def test_a_chain_starts_from_the_statistics_of_its_layout_noised_to_its_first_ti
         got = np.asarray(state.image[:, i, j, 0])
         np.testing.assert_allclose(got.mean(), np.sqrt(alpha_bar) * mean, atol=4 * spread / B**0.5)
         np.testing.assert_allclose(got.std(), spread, rtol=0.05)
-
-
-def alpha_bar_by_hand(t: int) -> float:
-    return float(np.prod(1 - np.linspace(1e-4 * 1000 / STEPS, 0.02 * 1000 / STEPS, STEPS)[:t]))
 
 
 def test_standard_is_the_prior_of_the_process_whatever_the_time():
