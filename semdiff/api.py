@@ -19,7 +19,6 @@ from semdiff.data.readers.folder import listed
 from semdiff.diffusion.joint import ByHalf
 from semdiff.machine import logs
 from semdiff.machine.compilation import use_cache
-from semdiff.methods.method import START
 from semdiff.metrics.segmentation import Confusion
 from semdiff.modes import edit, evaluate
 from semdiff.parser import as_dict, check_key, from_dict
@@ -260,7 +259,7 @@ class Model:
         program = replace(c, guidance=1.0, seed=0, per_layout=1), resample
         if program not in self._runners:
             ready = replace(self.trained, config=replace(self.trained.config, sample=c)).ready()
-            begin = {START: jax.device_put(ready.params[START])} if START in ready.params else {}
+            begin = jax.device_put(ready.tables)
             self._runners[program] = Runner(ready.method, ready.config.sample, resample), begin
         run, begin = self._runners[program]
         run = run.guided(c.guidance)

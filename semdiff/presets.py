@@ -55,7 +55,7 @@ def scenes() -> ml_collections.ConfigDict:
     return config
 
 
-def shipped_scenes() -> ml_collections.ConfigDict:
+def scenes_64() -> ml_collections.ConfigDict:
     """The embedded world, 64 x 64: hours on 2 CPU cores, minutes on an accelerator; 5 MB in float16."""
     config = scenes()
     config.data.size = (64, 64)

@@ -70,6 +70,11 @@ class Trained:
             params[START] = jax.tree.map(jnp.asarray, tables)
         return replace(self, config=config, method=method, params=params)
 
+    @property
+    def tables(self) -> dict:
+        """Those of its start, as they stand beside the weights."""
+        return {START: self.params[START]} if START in self.params else {}
+
     def statistics(self, c: Sample) -> moments.Moments | None:
         """Those that config.sample.prior needs, where they are."""
         if c.prior == "normal":

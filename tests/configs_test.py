@@ -32,6 +32,9 @@ WORDS = 40  # of a vocabulary
 # Config, as after --config=configs/ -> what its data set is like.
 INFOS = {
     "scenes.py": Scenes.info,
+    "scenes_64.py": Scenes.info,
+    "scp_scenes.py": Scenes.info,
+    "scp_camvid.py": CAMVID,
     "gcdp_scenes.py": Scenes.info,
     "gcdp_ccp.py": Info("clothing", (ClassInfo("", (0, 0, 0)),) * 59, has_captions=True),
     "gcdp_celebamask_hq.py": classes.CELEBAMASK_HQ,

@@ -41,8 +41,8 @@ STANDARD = Standard()
 class Measured:
     """z ~ N(mean(y), deviation(y)^2) by the data's statistics of class and place, noised to t (SCP-Diff, 2403.09638).
 
-    tables: "mean" and "deviation" [K + 1 or 1, H or 1, W or 1, C]: by class (row K: no class), place, or both. Where layouts
-    are generated, "shares" [H, W, K] too: y_0 is drawn by how often each place has each class, and noised like z.
+    Its tables are "mean" and "deviation" [K + 1 or 1, H or 1, W or 1, C]: by class (row K: no class), place, or both. Where
+    layouts are generated, "shares" [H, W, K] too: y_0 is drawn by how often each place has each class, and noised like z.
     """
 
     def draw(self, tables, process: Process, like: State, condition: Any, keys: Keys, t: Any) -> State:

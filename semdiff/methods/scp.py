@@ -13,6 +13,7 @@ from noise begins at T.
 from dataclasses import replace
 from typing import Any
 
+import ml_collections
 import numpy as np
 
 from semdiff.config import ConfigError, Sample
@@ -54,6 +55,13 @@ def spread_of(statistics: Moments, c: Sample) -> Spread:
             f"config.sample.prior_weights is {c.prior_weights}; expected three numbers, none negative, not all 0"
         )
     return moments.mixed([kind() for kind in kinds.values()], c.prior_weights)
+
+
+def published(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
+    """A configuration's chains, begun as SCP-Diff begins its own: at 0.8 T, from class and place."""
+    config.sample.prior = "joint"
+    config.sample.start = 0.8
+    return config
 
 
 def tables_of(spread: Spread) -> dict[str, np.ndarray]:

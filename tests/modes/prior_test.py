@@ -11,6 +11,7 @@ from semdiff.config import ConfigError
 from semdiff.convert import weights
 from semdiff.data import augment, moments
 from semdiff.data.images import DataError
+from semdiff.machine import parallel
 from semdiff.methods.method import START
 from semdiff.modes import export, prior
 from semdiff.sampling import chains, tasks
@@ -63,6 +64,28 @@ def test_a_pass_that_was_interrupted_goes_on_where_it_was(measured, tmp_path, mo
     tree, again = (weights.load_weights(place / PRIOR)[0] for place in (measured, tmp_path))
     jax.tree.map(np.testing.assert_array_equal, tree, again)
     assert not list((tmp_path / prior.PARTS).iterdir())
+
+
+def test_processes_share_the_images(measured, tmp_path, monkeypatch):
+    """Two of them, of which the second has counted before."""
+    config, shares = tiny.tiny_experiment(), {}
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    monkeypatch.setattr(parallel, "meet", lambda: None)
+    monkeypatch.setattr(parallel, "from_main", lambda data: data)
+    counted_on = prior.counted_on
+    monkeypatch.setattr(
+        prior, "counted_on", lambda *a: shares.setdefault(jax.process_index(), counted_on(*a))
+    )
+    theirs: list = []
+    heard = lambda mine: np.stack([mine, theirs.pop(0) if theirs else mine])  # noqa: E731
+    monkeypatch.setattr(parallel, "of_all", heard)
+    for process in (1, 0):
+        monkeypatch.setattr(jax, "process_index", lambda process=process: process)
+        prior.prior(config, tmp_path)
+        theirs += shares[1].parts
+    assert [shares[i].images for i in (0, 1)] == [16, 16]
+    tree, whole = (weights.load_weights(place / PRIOR)[0] for place in (tmp_path, measured))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), tree, whole)
 
 
 def test_a_part_of_other_data_is_not_gone_on_with(tmp_path):

@@ -1,0 +1,17 @@
+"""SDM on the embedded world of procedurally drawn scenes, its chains begun as SCP-Diff begins them (docs/scp_diff.md).
+
+Command:   python -m semdiff.main --config=configs/scp_scenes.py --workdir=DIR
+           then --mode=prior, which measures what its chains begin from, then --mode=evaluate, or sample
+Data:      that of configs/scenes.py, which trains the same weights
+Hardware:  a CPU of 2 cores
+Published: SCP-Diff has no figures for scenes.
+"""
+
+import ml_collections
+
+from semdiff import presets
+from semdiff.methods import scp
+
+
+def get_config() -> ml_collections.ConfigDict:
+    return scp.published(presets.scenes())
