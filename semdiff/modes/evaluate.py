@@ -21,13 +21,24 @@ from semdiff.machine import logs, parallel
 from semdiff.machine.paths import local_path, prepare_workdir, write_json
 from semdiff.methods.method import Method
 from semdiff.metrics import frechet, segmenter
+from semdiff.metrics.looks import Looks
 from semdiff.metrics.segmentation import Confusion
 from semdiff.parser import as_dict, fingerprint
 from semdiff.sampling.tasks import Grid, Runner, Task, batched, held, tasks_of
 from semdiff.trained import Trained
 
 # Column of the table -> digits after the point.
-DIGITS = {"mIoU": 1, "mIoU rare": 1, "accuracy": 1, "Frechet": 2, "Frechet layouts": 3, "named": 1}
+DIGITS = {
+    "mIoU": 1,
+    "mIoU rare": 1,
+    "accuracy": 1,
+    "Frechet": 2,
+    "Frechet layouts": 3,
+    "named": 1,
+    "grain": 2,
+    "frame": 2,
+    "colour": 1,
+}
 
 
 @dataclass(frozen=True)
@@ -39,10 +50,14 @@ class Row:
     frechet: float = math.nan
     frechet_layouts: float = math.nan
     named: float = math.nan
+    grain: float = math.nan
+    frame: float = math.nan
+    colour: float = math.nan
 
     def values(self, rare: np.ndarray) -> dict[str, float]:
         """mIoU over the classes present, over the rarest third of them, and pixel accuracy, all in percent; the distances;
-        the share of the classes named in captions that are read from the images, in percent."""
+        the share of the classes named in captions that are read from the images, in percent; grain and frame over those of
+        real images, and how far classes are from their real colours (metrics/looks.py)."""
         c = self.confusion
         return {
             "mIoU": 100 * c.mean_iou,
@@ -51,6 +66,9 @@ class Row:
             "Frechet": self.frechet,
             "Frechet layouts": self.frechet_layouts,
             "named": self.named,
+            "grain": self.grain,
+            "frame": self.frame,
+            "colour": self.colour,
         }
 
 
@@ -73,9 +91,23 @@ class Judge:
         return Row(name, Confusion(parallel.summed(mine.counts)))
 
     def measured(self, name: str, images: np.ndarray, layouts: np.ndarray | None = None) -> Row:
-        """With the distance to the real images; layouts: what the images should show, if not the true ones."""
-        distance = frechet.distance(self.moments(images), self.reference)
-        return replace(self.row(name, images, layouts), frechet=distance)
+        """With the distance to the real images, and how they look beside them; layouts: what the images should show, if not
+        the true ones."""
+        seen, real = self.looks(images, self.layouts if layouts is None else layouts), self.real_looks
+        return replace(
+            self.row(name, images, layouts),
+            frechet=frechet.distance(self.moments(images), self.reference),
+            grain=seen.grain_over(real),
+            frame=seen.frame_over(real),
+            colour=seen.colours_off(real),
+        )
+
+    def looks(self, images: np.ndarray, layouts: np.ndarray) -> Looks:
+        return Looks(*parallel.summed(Looks.of(images, layouts, self.info.num_classes).parts))
+
+    @cached_property
+    def real_looks(self) -> Looks:
+        return self.looks(self.real, self.layouts)
 
     def drawn(self, name: str, layouts: np.ndarray) -> Row:
         """Layouts that were drawn of the real images, against the true ones."""
