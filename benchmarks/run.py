@@ -128,9 +128,11 @@ class Training:
     """A compiled step and its state: `once` takes a step."""
 
     trainer: Trainer
-    strategy: parallel.Mesh | parallel.Pmap
+    strategy: parallel.Mesh
     state: TrainState
     batch: dict
+    initialise_s: float
+    lower_s: float
     compile_s: float
     step: Callable
     memory_mib: float | None
@@ -153,14 +155,19 @@ def with_batch(preset: Preset, size: int) -> Preset:
 def training(preset: Preset) -> Training:
     config = load(preset)
     trainer = Trainer.build(config, build.build_method(config, Data(preset.classes, preset.instances)))
-    strategy = parallel.build(config.train)
-    state = strategy.create_state(trainer.init, jax.random.key(0))
-    batch = strategy.place_batch(random_batch(config, preset))
+    strategy = parallel.Mesh(config.train.fsdp)
     began = time.perf_counter()
-    step, memory = strategy.compile(trainer.step, state, batch, jax.random.key(1))
-    compiled = time.perf_counter() - began
+    state = jax.block_until_ready(strategy.create_state(trainer.init, jax.random.key(0)))
+    batch = strategy.place_batch(random_batch(config, preset))
+    made = time.perf_counter()
+    lowered = strategy.lower(trainer.step, state, batch, jax.random.key(1))
+    traced = time.perf_counter()
+    step = lowered.compile()
+    compiled = time.perf_counter()
+    memory = step.memory_analysis()
     memory_mib = memory.temp_size_in_bytes / 2**20 if memory else None
-    return Training(trainer, strategy, state, batch, compiled, step, memory_mib)
+    seconds = (made - began, traced - made, compiled - traced)
+    return Training(trainer, strategy, state, batch, *seconds, step, memory_mib)
 
 
 def sampling(preset: Preset, cache: bool | None = None) -> Callable:
@@ -196,6 +203,8 @@ def time_training(run: Training, repeats: int) -> dict:
     rate = operations(run) / fastest
     return {
         "parameters": sum(a.size for a in jax.tree.leaves(run.state.params)),
+        "initialise_s": run.initialise_s,
+        "lower_s": run.lower_s,
         "compile_s": run.compile_s,
         "step_ms": 1000 * fastest,
         "train_images_per_s": len(run.batch["slot"]) / fastest,

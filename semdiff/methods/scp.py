@@ -57,6 +57,11 @@ def spread_of(statistics: Moments, c: Sample) -> Spread:
     return moments.mixed([kind() for kind in kinds.values()], c.prior_weights)
 
 
+def from_noise(c: Sample) -> Sample:
+    """The same chain from the top, where no statistics were measured."""
+    return c if c.prior == "normal" else replace(c, prior="normal", start=1.0)
+
+
 def published(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
     """A configuration's chains, begun as SCP-Diff begins its own: at 0.8 T, from class and place."""
     config.sample.prior = "joint"

@@ -19,7 +19,7 @@ from semdiff.config import Experiment
 from semdiff.data import classes, pipeline
 from semdiff.machine import logs, parallel
 from semdiff.machine.paths import local_path, prepare_workdir, write_json
-from semdiff.methods import build
+from semdiff.methods import build, scp
 from semdiff.sampling import tasks, times
 from semdiff.training import checkpoint, lock
 from semdiff.training.trainer import Trainer, TrainState
@@ -165,10 +165,8 @@ class Evaluator:
         inputs.check_same_classes(opened.info, source.info, "edges" in trainer.method.given.reads)
         self.source = inputs.told(config, source, opened.vocabulary)
         self.validate = jax.jit(trainer.validate)
-        rows = config.train.grid
-        self.grid = (
-            tasks.Grid(trainer.method, self.source, config.sample, config.data, rows) if rows else None
-        )
+        rows, chain = config.train.grid, scp.from_noise(config.sample)  # whatever there will be to start from
+        self.grid = tasks.Grid(trainer.method, self.source, chain, config.data, rows) if rows else None
 
     def run(self, step: int, params) -> float:
         """Returns the seconds it took. The processes of a run share the batches and the images."""

@@ -39,6 +39,12 @@ def test_a_mixture_has_the_weights_that_it_is_told(statistics):
         )
 
 
+def test_where_nothing_was_measured_chains_start_from_noise_at_the_top():
+    asked = Sample(prior="joint", start=0.8, steps=7)
+    assert scp.from_noise(asked) == Sample(steps=7)
+    assert scp.from_noise(Sample(start=0.8)) == Sample(start=0.8)
+
+
 def test_the_fallback_is_the_one_that_was_asked_for(statistics):
     for kind, fallback in (
         ("spatial", moments.spatial),
