@@ -60,7 +60,7 @@ def output_of(mode, monkeypatch, **parts):
 
 
 def model_of(config):
-    return Trained(config, build.build_method(config, scenes()), None, "w", scenes())
+    return Trained(config, build.build_method(config, scenes()), {}, "w", scenes())
 
 
 def edit_of(**folders):
@@ -84,6 +84,9 @@ NAMED = {
     ),
     "config.train.init": lambda _: train.initial_weights(None, REMOTE),
     "config.sample.weights": lambda _: trained.opened(experiment(sample={"weights": REMOTE}), Path("run")),
+    "config.sample.prior_file": lambda _: model_of(
+        experiment(sample={"prior": "joint", "prior_file": REMOTE})
+    ).ready(),
     "config.sample.output": lambda patch: output_of("sample", patch, sample={"output": REMOTE}),
     "config.edit.output": lambda patch: output_of("edit", patch, edit={"output": REMOTE}),
     "config.evaluate.segmenter": lambda _: evaluate.build_reader(
