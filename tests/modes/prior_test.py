@@ -109,11 +109,8 @@ def test_chains_start_where_and_from_what_they_are_told(measured):
     model = replace(tiny.random_model(tiny.tiny_experiment()), folder=measured)
     ordinary = images(model)
     np.testing.assert_array_equal(images(model, prior="normal", start=1.0), ordinary)
-    made = {
-        kind: images(model, prior=kind, start=0.6)
-        for kind in ("normal", "spatial", "categorical", "joint", "mixture")
-    }
-    made["ordinary"], made["joint, from the top"] = ordinary, images(model, prior="joint")
+    made = {kind: images(model, prior=kind, start=0.6) for kind in ("normal", "categorical", "joint")}
+    made["ordinary"] = ordinary
     for a, b in zip(list(made.values())[1:], made.values()):
         assert not np.array_equal(a, b)
     schedule = model.method.image.schedule
