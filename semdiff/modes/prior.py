@@ -65,10 +65,11 @@ def prior(config: Experiment, workdir: Path) -> Path:
 
 def counted_on(source: Source, method: Method, size, mine, part: Path, about: dict) -> Moments:
     """This process's share; every minute what was counted so far is kept in `part`."""
+    shape = method.space.shape(size)
+    about = about | {"shape": list(shape)}
     done, counted = kept(part, about)
     if counted is None:
-        height, width, channels = method.space.shape(size)
-        done, counted = 0, Moments.none(source.info.num_classes, height, width, channels)
+        done, counted = 0, Moments.none(source.info.num_classes, *shape)
     elif done:
         logs.say(f"goes on after {done} of {len(mine)} images, {part}")
     progress, last = logs.Progress(len(mine), done, "image", active=parallel.is_main()), time.monotonic()
@@ -102,7 +103,7 @@ def kept(part: Path, about: dict) -> tuple[int, Moments | None]:
 
 
 def others(mine: Moments) -> Iterator[Moments]:
-    """What the other processes counted, one after the other."""
+    """What each of the other processes counted."""
     every = [parallel.of_all(part) for part in mine.parts]
     for process in range(jax.process_count()):
         if process != jax.process_index():

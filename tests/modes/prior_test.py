@@ -96,6 +96,21 @@ def test_a_part_of_other_data_is_not_gone_on_with(tmp_path):
     assert prior.kept(tmp_path / "parts" / "0.safetensors", about | {"fingerprint": "other"}) == (0, None)
 
 
+def test_a_part_of_another_size_is_not_gone_on_with(tmp_path, monkeypatch):
+    """A folder has the same fingerprint whatever its images are resized to."""
+    monkeypatch.setattr(prior, "KEEP_EVERY", 0.0)
+    config = tiny.tiny_experiment()
+    for size in ((8, 8), (16, 16)):
+        resized = replace(config, data=replace(config.data, size=size))
+        opened = prior.build.opened(resized, tmp_path)
+        part = tmp_path / "parts" / "0.safetensors"
+        found = prior.counted_on(
+            opened.source, opened.method, size, range(3), part, {"fingerprint": "the same"}
+        )
+        assert found.mean.shape[1:] == (*size, 3)
+        assert found.images == 3
+
+
 def images(model, **settings) -> np.ndarray:
     """Of four layouts, in three steps."""
     ready = tiny.changed(model, sample=settings).ready()
