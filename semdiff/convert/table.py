@@ -48,14 +48,28 @@ def norm(torch: str, ours: str, width: int) -> Iterator[Entry]:
         yield Entry(f"{ours}/{name}", (f"{torch}.{theirs}",), (width,), (width,), (0,))
 
 
-def layer(kind: str, torch: str | tuple[str, ...], ours: str, inputs: int, outputs: int) -> Iterator[Entry]:
+# Of a kind of layer: what follows (outputs, inputs) in the shape of its weight, and whether ours has that too.
+KINDS: dict[str, tuple[tuple[int, ...], bool]] = {
+    "conv": ((3, 3), True),
+    "1x1": ((1, 1), True),
+    "dense": ((), False),
+    "pointwise": ((1,), False),
+    "pixelwise": ((1, 1), False),
+}
+
+
+def layer(
+    kind: str, torch: str | tuple[str, ...], ours: str, inputs: int, outputs: int, bias: bool = True
+) -> Iterator[Entry]:
     """Kernel and bias; several modules of theirs make one of ours, side by side."""
-    tail = {"conv": (3, 3), "1x1": (1, 1), "dense": (), "pointwise": (1,)}[kind]
+    tail, kept = KINDS[kind]
     shape = (outputs, inputs, *tail)
-    core = shape if len(tail) == 2 else (outputs, inputs)
-    axes = (2, 3, 1, 0) if len(tail) == 2 else (1, 0)
+    core = shape if kept else (outputs, inputs)
+    axes = (2, 3, 1, 0) if kept else (1, 0)
     modules = (torch,) if isinstance(torch, str) else torch
     yield Entry(f"{ours}/kernel", tuple(f"{m}.weight" for m in modules), shape, core, axes)
+    if not bias:
+        return
     biases = tuple(f"{m}.bias" for m in modules)
     yield Entry(f"{ours}/bias", biases, (outputs,), (outputs,), (0,))
 

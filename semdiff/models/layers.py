@@ -5,6 +5,7 @@ Everything is [B, H, W, C]. Parameters, norms, softmax and outputs are float32; 
 
 import math
 import zlib
+from collections.abc import Sequence
 from functools import partial
 from typing import Any, Literal
 
@@ -183,12 +184,12 @@ def conv(x, kernel, bias, stride: int = 1):
     return add_bias(convolve(x, kernel, stride), bias)
 
 
-def convolve(x, kernel, stride: int = 1):
-    """x [B, H, W, I] with kernel [h, w, I, O], padded to keep the size (over `stride`)."""
+def convolve(x, kernel, stride: int = 1, pad: Sequence[tuple[int, int]] | None = None):
+    """x [B, H, W, I] with kernel [h, w, I, O], padded to keep the size (over `stride`), or by `pad`."""
     outputs = kernel.shape[-1]
     if on_gpu():
         x, kernel = _whole_lanes(x, kernel)
-    pad = [(n // 2, n // 2) for n in kernel.shape[:2]]
+    pad = pad or [(n // 2, n // 2) for n in kernel.shape[:2]]
     numbers = ("NHWC", "HWIO", "NHWC")
     x = jax.lax.conv_general_dilated(x, kernel, (stride, stride), pad, dimension_numbers=numbers)
     return x if x.shape[-1] == outputs else x[..., :outputs]
@@ -238,13 +239,14 @@ class GroupNorm(nn.Module):
 
     channels: int
     groups: int = 32
+    epsilon: float = 1e-5
 
     @nn.compact
     def __call__(self, x, labels: Labels | None = None, modulation=None):
         del labels, modulation
         scale = self.param("scale", nn.initializers.ones, (self.channels,))
         bias = self.param("bias", nn.initializers.zeros, (self.channels,))
-        return group_normalise(x, math.gcd(self.groups, self.channels)) * scale + bias
+        return group_normalise(x, math.gcd(self.groups, self.channels), self.epsilon) * scale + bias
 
     def modulation(self, labels: Labels, height: int):
         del labels, height
@@ -374,7 +376,7 @@ class Dropout(nn.Module):
 
 
 class ResBlock(nn.Module):
-    """The residual block of ADM, its norms SPADE or plain, with an optional change of size inside."""
+    """The residual block of ADM, its norms SPADE or plain, with an optional change of size inside; `emb` may be None."""
 
     in_channels: int
     channels: int
@@ -393,6 +395,13 @@ class ResBlock(nn.Module):
         if self.in_channels != self.channels:
             self.skip = Conv(self.channels, 1, dtype=self.dtype)
 
+    def _told(self, emb) -> tuple:
+        """What the embedding of time does: scale and shift behind the second norm, or a shift before it."""
+        if emb is None:
+            return None, 0
+        emb = self.time(nn.silu(emb))[:, None, None, :]
+        return jnp.split(emb.astype(jnp.float32), 2, axis=-1) if self.scale_shift else (None, emb)
+
     def resized(self, x):
         if not self.resize:
             return x
@@ -403,16 +412,16 @@ class ResBlock(nn.Module):
         after = 2 * height if self.resize == "up" else height // 2 if self.resize == "down" else height
         return {"norm1": self.norm1.modulation(labels, height), "norm2": self.norm2.modulation(labels, after)}
 
-    def __call__(self, x, emb, labels: Labels | None, modulation: dict | None, dropout_keys):
+    def __call__(
+        self, x, emb=None, labels: Labels | None = None, modulation: dict | None = None, dropout_keys=None
+    ):
         modulation = modulation or {"norm1": None, "norm2": None}
         h = nn.silu(self.norm1(x, labels, modulation["norm1"])).astype(self.dtype)
         h = self.conv1(self.resized(h))
         x = self.resized(x)
-        emb = self.time(nn.silu(emb))[:, None, None, :]
-        if self.scale_shift:
-            scale, shift = jnp.split(emb.astype(jnp.float32), 2, axis=-1)
-            h = self.norm2(h, labels, modulation["norm2"]) * (1 + scale) + shift
-        else:
-            h = self.norm2(h + emb, labels, modulation["norm2"])
+        scale, shift = self._told(emb)
+        h = self.norm2(h + shift if scale is None else h, labels, modulation["norm2"])
+        if scale is not None:
+            h = h * (1 + scale) + shift
         h = self.conv2(self.drop(nn.silu(h), dropout_keys).astype(self.dtype))
         return (x if self.in_channels == self.channels else self.skip(x)) + h
