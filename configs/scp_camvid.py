@@ -14,4 +14,4 @@ from semdiff.methods import scp
 
 
 def get_config() -> ml_collections.ConfigDict:
-    return scp.published(presets.camvid())
+    return scp.begun(presets.camvid())

@@ -14,4 +14,4 @@ from semdiff.methods import scp
 
 
 def get_config() -> ml_collections.ConfigDict:
-    return scp.published(presets.scenes())
+    return scp.begun(presets.scenes())

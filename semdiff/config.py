@@ -39,6 +39,9 @@ class Data:
     num_classes: int = 0
     # Share of the training images whose captions are told; the others train what is said of no caption.
     captioned: float = 1.0
+    # For a control_unet: the folder of prompts that `python -m semdiff.prompts` wrote; empty: what is said of every image,
+    # and of none, is learned.
+    prompts: str = ""
     # Keep decoded images in memory.
     cache: bool = True
     # Processes that prepare batches; 0: threads.
@@ -112,6 +115,75 @@ class JointUNet:
 
 
 @dataclass(frozen=True)
+class ControlUNet:
+    """The network of SCP-Diff: Stable Diffusion's UNet, told of words, with a ControlNet that is given the layout."""
+
+    kind: Literal["control_unet"] = "control_unet"
+    base: int = 320
+    multipliers: tuple[int, ...] = (1, 2, 4, 4)
+    # Residual blocks a level.
+    blocks: int = 2
+    # Downsampling factors, of the latents, at which positions attend to each other and to the words.
+    attention: tuple[int, ...] = (1, 2, 4)
+    head_width: int = 64
+    # > 0: this many heads, whatever their width (Stable Diffusion 1: 8).
+    heads: int = 0
+    # Transformer blocks at each such place.
+    depth: int = 1
+    groups: int = 32
+    # Widths of what is made of the layout on its way to the size of the latents; each after the first at half the size.
+    hint: tuple[int, ...] = (16, 32, 96, 256)
+    # States of a prompt, and numbers in each (Stable Diffusion 1: 768).
+    text_length: int = 77
+    text_width: int = 1024
+    # What guidance steers away from the absence of. Words: the layout is always shown (SCP-Diff).
+    guided: Literal["words", "layout", "both"] = "words"
+    label_conv: Literal["auto", "lookup", "onehot"] = "auto"
+    # Recompute blocks in the backward pass: less memory, more time.
+    remat: bool = False
+    # Of the convolutions and attention.
+    dtype: Literal["float32", "bfloat16"] = "float32"
+
+
+@dataclass(frozen=True)
+class Autoencoding:
+    """No network beside config.space: its autoencoder is what is trained."""
+
+    kind: Literal["autoencoder"] = "autoencoder"
+    # Of KL(q || N(0, 1)), in nats per number, beside the error of a pixel, which is about 0.1.
+    kl_weight: float = 1e-4
+    # Of the error of differences between neighbours: sharper borders.
+    border_weight: float = 1.0
+
+
+@dataclass(frozen=True)
+class Pixels:
+    """Images as they are."""
+
+    kind: Literal["pixels"] = "pixels"
+
+
+@dataclass(frozen=True)
+class Latents:
+    """What an autoencoder makes of images; the diffusion happens there. Its fields: Stable Diffusion's."""
+
+    kind: Literal["latents"] = "latents"
+    base: int = 128
+    # Each level but the first is half as large.
+    multipliers: tuple[int, ...] = (1, 2, 4, 4)
+    blocks: int = 2
+    channels: int = 4
+    groups: int = 32
+    # What latents are multiplied by; 0: by what gives each channel mean 0 and deviation 1, measured on training images.
+    scale: float = 0.18215
+    # The trained autoencoder: the workdir it was trained in, a model folder, a file of weights, a diffusers directory, or a
+    # released .ckpt. Empty: that of config.train.init.
+    weights: str = ""
+    # Of the convolutions.
+    dtype: Literal["float32", "bfloat16"] = "float32"
+
+
+@dataclass(frozen=True)
 class Process:
     schedule: Literal["linear", "cosine", "scaled_linear", "cosine_log_snr", "linear_log_snr"] = "linear"
     steps: int = 1000
@@ -154,6 +226,8 @@ class Loss:
     condition_dropout: float = 0.0
     # Of the layout's bound, in bits per pixel and step, where layouts are generated (GCDP's released code: T / K).
     layout_weight: float = 1.0
+    # The same of the words, where a network is told of words and given a layout.
+    words_dropout: float = 0.0
     # Share of pairs that are trained as one half given the other as it is: images of layouts and layouts of images are then
     # made with no noise on what is given. 0: as GCDP.
     known: float = 0.0
@@ -191,7 +265,9 @@ class Train:
     fsdp: int = 1
     # Stop after this many non-finite steps in a row.
     max_bad_steps: int = 50
-    # Weights to start from: a model folder, a file that `python -m semdiff.convert import` wrote, or a released .pt.
+    # Weights to start from: a model folder, a file that `python -m semdiff.convert import` wrote, or a released .pt; for a
+    # control_unet a diffusers directory (unet/, vae/, controlnet/) or a released .ckpt: what is not there starts fresh, a
+    # ControlNet as a copy of its UNet's encoder.
     init: str = ""
     # Patterns of the parameters that are trained (decoder_*); empty: all.
     trained: tuple[str, ...] = ()
@@ -251,6 +327,8 @@ class Sample:
     extrapolation: float = 0.0
     # Where layouts are noised: fresh at each step, or coherent: masks only ever open up.
     layout_noise: Literal["fresh", "coherent"] = "fresh"
+    # Of a ControlNet: what it adds is multiplied by this.
+    control_strength: float = 1.0
     # Compute what a clean layout does to the network once a chain, not at each step, where that takes at most 2 GiB a batch.
     cache_condition: bool = True
     # Sample with the averaged weights.
@@ -364,7 +442,9 @@ class Plan:
 class Experiment:
     seed: int = 0
     data: Data = field(default_factory=Data)
-    model: SpadeUNet | JointUNet = field(default_factory=SpadeUNet)
+    model: SpadeUNet | JointUNet | ControlUNet | Autoencoding = field(default_factory=SpadeUNet)
+    # Where images are noised.
+    space: Pixels | Latents = field(default_factory=Pixels)
     process: Process = field(default_factory=Process)
     layout: Layout = field(default_factory=Layout)
     loss: Loss = field(default_factory=Loss)

@@ -8,9 +8,11 @@ from typing import Any
 import jax
 import numpy as np
 
-from semdiff.config import ConfigError, Data, Experiment, JointUNet
+from semdiff.config import ConfigError, ControlUNet, Data, Experiment, JointUNet
 from semdiff.data import known_classes, make_source, statistics
 from semdiff.data.images import DataError
+from semdiff.data.prompts import Prompted, Prompts
+from semdiff.data.prompts import read as read_prompts
 from semdiff.data.readers.folder import Layouts
 from semdiff.data.source import Info, Source
 from semdiff.data.text import Told, Vocabulary, captions_of
@@ -143,10 +145,32 @@ def counted_words(source: Source) -> Vocabulary:
 
 
 def told(config: Experiment, source: Source, words: Vocabulary | None, training: bool = False) -> Source:
-    """The source with its captions as ids of words, for a network that is told of them."""
+    """The source with its captions as ids of words, or as an encoder's states, for a network that is told of them."""
+    share = config.data.captioned if training else 1.0
+    read = prompts(config)
+    if read is not None and read.captions is not None:
+        return Prompted(source, prompts_folder(config), share)
     if words is None or not isinstance(config.model, JointUNet):
         return source
-    return Told(source, words, config.model.text_length, config.data.captioned if training else 1.0)
+    return Told(source, words, config.model.text_length, share)
+
+
+def prompts(config: Experiment) -> Prompts | None:
+    """Those of config.data.prompts, for a network that has a place for them."""
+    c = config.model
+    if not isinstance(c, ControlUNet) or not config.data.prompts:
+        return None
+    found = read_prompts(prompts_folder(config))
+    if found.shape != (c.text_length, c.text_width):
+        raise ConfigError(
+            f"config.model.text_length is {c.text_length} and text_width {c.text_width}, but the prompts of "
+            f"{config.data.prompts} have {found.shape[0]} states of {found.shape[1]}: set these keys to that"
+        )
+    return found
+
+
+def prompts_folder(config: Experiment) -> Path:
+    return local_path(config.data.prompts, "config.data.prompts")
 
 
 def class_rates(config: Experiment, source: Source, workdir: Path) -> np.ndarray | None:

@@ -23,11 +23,11 @@ from semdiff.data.text import Vocabulary
 from semdiff.machine import logs
 from semdiff.machine.paths import local_path
 from semdiff.methods import build, scp
-from semdiff.methods.method import SPACE, START, Method
+from semdiff.methods.method import START, Method
 from semdiff.parser import from_dict
 from semdiff.sampling import times
 from semdiff.training import checkpoint
-from semdiff.training.params import Rule, merged
+from semdiff.training.params import merged, rule_of
 
 FORMAT = "semdiff.model.1"
 WEIGHTS, ABOUT, CLASSES, CARD = "model.safetensors", "config.json", "dataset.json", "README.md"
@@ -59,7 +59,7 @@ class Trained:
     @property
     def edges(self) -> bool:
         """Whether the network is given borders between instances."""
-        return "edges" in self.method.given.reads
+        return "edges" in self.method.reads
 
     def ready(self) -> "Trained":
         """With all that config.sample asks for beside the weights: tuned times, and statistics to start from."""
@@ -119,10 +119,9 @@ def of_workdir(config: Experiment, workdir: Path) -> Trained:
         info, rates, words = data.info, data.rates, data.vocabulary
     method = build.build_method(config, info, rates, len(words or ()))
     like = shapes_of(method, config)
-    edges = "edges" in method.given.reads
+    edges = "edges" in method.reads
     about = checkpoint.describe(config, inputs.identity(info, edges, rates, words))
-    rule = Rule(from_dict(written["config"]).train.trained, (SPACE,))
-    trained, frozen = rule.split(like)
+    trained, frozen = rule_of(from_dict(written["config"])).split(like)
     name = "ema" if config.sample.ema else "params"
     params = checkpoints.restore_weights(step, trained, about, name)
     logs.say(f"weights: {name} of step {step}, {checkpoints.directory}", jax.process_index() == 0)
@@ -135,7 +134,7 @@ def of_folder(config: Experiment, folder: Path) -> Trained:
     written = read_about(folder)
     info, rates, words = meaning(written, folder / CLASSES)
     method = build.build_method(config, info, rates, len(words or ()))
-    about = checkpoint.describe(config, inputs.identity(info, "edges" in method.given.reads, rates, words))
+    about = checkpoint.describe(config, inputs.identity(info, "edges" in method.reads, rates, words))
     remedy = f"Use the configuration it was trained with: --config=configs/model.py:{folder}"
     checkpoint.same_meaning(written, about, str(folder), remedy)
     path = folder / WEIGHTS
@@ -149,7 +148,7 @@ def of_folder(config: Experiment, folder: Path) -> Trained:
 
 def of_file(config: Experiment, path: Path, workdir: Path) -> Trained:
     """A file of weights alone, or a released .pt: their classes are those of the configuration's data set."""
-    params, metadata = read_weights(path, config.model.heads, config.model.head_width)
+    params, metadata = read_weights(path, *heads_of(config))
     info = None if inputs.measures_rates(config) else inputs.classes_of(config.data)
     if info is not None:
         rates = inputs.named_rates(config, info)
@@ -162,6 +161,11 @@ def of_file(config: Experiment, path: Path, workdir: Path) -> Trained:
     return Trained(
         config, method, params, f"{path.stem}-{digest(path)}", info, rates, tuple(metadata.get("times", ()))
     )
+
+
+def heads_of(config: Experiment) -> tuple[int, int]:
+    """Number and width: a released network's weights do not tell."""
+    return getattr(config.model, "heads", 0), getattr(config.model, "head_width", sdm.HEAD_WIDTH)
 
 
 def in_full(weight: np.ndarray) -> jax.Array:

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from semdiff.config import ConfigError, Experiment, JointUNet, Layout
+from semdiff.config import Autoencoding, ConfigError, ControlUNet, Experiment, JointUNet, Latents, Layout
 from semdiff.data import SOURCES, classes, statistics
 from semdiff.data.readers import folder
 from semdiff.data.scenes import Scenes
@@ -35,6 +35,13 @@ INFOS = {
     "scenes_64.py": Scenes.info,
     "scp_scenes.py": Scenes.info,
     "scp_camvid.py": CAMVID,
+    "scp_latent_scenes.py": Scenes.info,
+    "autoencoder_scenes.py": Scenes.info,
+    "autoencoder_camvid.py": CAMVID,
+    "scp_ade20k.py:80gb": classes.ADE20K,
+    "scp_ade20k.py:24gb": classes.ADE20K,
+    "scp_cityscapes.py:80gb": classes.CITYSCAPES,
+    "scp_coco_stuff.py:24gb": COCO_WITH_INSTANCES,
     "gcdp_scenes.py": Scenes.info,
     "gcdp_ccp.py": Info("clothing", (ClassInfo("", (0, 0, 0)),) * 59, has_captions=True),
     "gcdp_celebamask_hq.py": classes.CELEBAMASK_HQ,
@@ -61,7 +68,7 @@ INFOS = {
     "scdm_celebamask_hq.py:2": classes.CELEBAMASK_HQ,
     "scdm_celebamask_hq.py:25": classes.CELEBAMASK_HQ,
 }
-OFFICIAL = [name for name in INFOS if ":" in name and "scdm" not in name]
+OFFICIAL = [name for name in INFOS if ":" in name and not name.startswith(("scdm", "scp"))]
 OFFICIAL_SCDM = [name for name in INFOS if ":" in name and "scdm" in name]
 # Parameters of the released code's networks at these settings, as that code itself counts them.
 PARAMETERS = {
@@ -98,7 +105,7 @@ def rates_of(config: Experiment, num_classes: int) -> np.ndarray | None:
 
 def built_from(name: str):
     config, info = read(name), INFOS[name]
-    return build.build_method(config, info, rates_of(config, info.num_classes), WORDS)
+    return build.build(config, info, rates_of(config, info.num_classes), WORDS)
 
 
 def test_every_config_is_known_here():
@@ -111,14 +118,20 @@ def test_parses_and_builds(name):
     config, info = read(name), INFOS[name]
     assert config.data.source in SOURCES
     built = built_from(name)
-    unet = built.network.unet
+    if isinstance(config.model, Autoencoding):
+        assert built.space.shape(config.data.size)[-1] == config.space.channels
+        return
+    unet, given = built.network.unet, built.given
     assert unet.num_classes == info.num_classes
+    if isinstance(config.model, ControlUNet):
+        given = given.parts["layout"]
+        assert built.given.guided == {"words": ("words",), "both": ()}[config.model.guided]
     if isinstance(config.model, JointUNet):
-        assert (built.given.length, unet.vocabulary) == (config.model.text_length, WORDS)
+        assert (given.length, unet.vocabulary) == (config.model.text_length, WORDS)
     else:
-        assert built.given.num_classes == info.num_classes
-        assert built.given.edges == unet.edge_channel == info.has_instances
-    assert built.given.dropout == config.loss.condition_dropout
+        assert given.num_classes == info.num_classes
+        assert given.edges == unet.edge_channel == (info.has_instances and config.data.edges)
+    assert given.dropout == config.loss.condition_dropout
     parts.time_sampler(config, built.process)
     build_optimizer(config.optimizer, config.train.steps)
 
@@ -189,20 +202,31 @@ def test_real_size_fits_together(name):
     """Shapes of the whole network at the real size, without computing it."""
     config, built = read(name), built_from(name)
     h, w = config.data.size
+    if isinstance(config.model, Autoencoding):
+        params = jax.eval_shape(lambda key: built.init(key, (h, w)), jax.random.key(0))
+        again = jax.eval_shape(built.again, params, jnp.zeros((1, h, w, 3), jnp.uint8))
+        assert again.shape == (1, h, w, 3)
+        return
 
     def whole(key):
         params, condition = built.init(key, (h, w)), built.given.empty((h, w))
-        return built.network.apply(params, built.like(1, (h, w)), jnp.zeros((1,)), condition), params
+        network = {k: v for k, v in params.items() if k != "space"}
+        return built.network.apply(network, built.like(1, (h, w)), jnp.zeros((1,)), condition), params
 
     output, variables = jax.eval_shape(whole, jax.random.key(0))
-    channels = 3 * built.image.output_channels_per_channel
-    assert (output.image.shape, output.image.dtype) == ((1, h, w, channels), jnp.float32)
+    rows, columns, channels = built.space.shape((h, w))
+    channels *= built.image.output_channels_per_channel
+    assert (output.image.shape, output.image.dtype) == ((1, rows, columns, channels), jnp.float32)
     if built.process.layout is not None:
         assert (output.layout.shape, output.layout.dtype) == ((1, h, w, INFOS[name].num_classes), jnp.float32)
     parameters = jax.tree.leaves(variables)
     assert {a.dtype for a in parameters} == {jnp.dtype("float32")}
     if name in PARAMETERS:
         assert sum(a.size for a in parameters) == PARAMETERS[name]
+    if name == "scp_ade20k.py:80gb":
+        count = lambda part: sum(a.size for a in jax.tree.leaves(part))  # noqa: E731
+        assert count(variables["unet"]) == 865_910_724  # as diffusers counts those of Stable Diffusion 2.1
+        assert count({k: variables["space"][k] for k in ("encoder", "decoder")}) == 83_653_863
 
 
 def shrunken(config: Experiment) -> Experiment:
@@ -212,7 +236,15 @@ def shrunken(config: Experiment) -> Experiment:
     """
     default = Experiment()
     narrow = {"base": 8, "multipliers": (1,), "attention": (), "head_width": 8}
-    if isinstance(config.model, JointUNet):
+    space, trained = config.space, ()
+    if isinstance(space, Latents):
+        space = dataclasses.replace(space, base=8, multipliers=(1, 2), blocks=1, channels=2, groups=4)
+        trained = config.train.trained
+    if isinstance(config.model, Autoencoding):
+        narrow = {}
+    elif isinstance(config.model, ControlUNet):
+        narrow |= {"blocks": 1, "hint": (4, 8), "text_width": 8, "text_length": 2, "groups": 4, "heads": 0}
+    elif isinstance(config.model, JointUNet):
         narrow |= {"blocks": (1,), "cross_attention": (0,), "heads": 1, "stem": (3,), "latents": 2}
         narrow |= {"text_width": 8, "text_length": 4}
     else:
@@ -221,11 +253,12 @@ def shrunken(config: Experiment) -> Experiment:
     return Experiment(
         data=dataclasses.replace(default.data, size=(8, 8), edges=config.data.edges),
         model=dataclasses.replace(config.model, **narrow),
+        space=space,
         process=config.process,
         layout=dataclasses.replace(config.layout, rates="data", lag=0),
         loss=dataclasses.replace(config.loss, condition_dropout=0.2, layout_weight=1.0),
         optimizer=dataclasses.replace(config.optimizer, **same),
-        train=dataclasses.replace(default.train, batch_size=4),
+        train=dataclasses.replace(default.train, batch_size=4, trained=trained),
     )
 
 
@@ -233,8 +266,9 @@ def made_up_state(trainer: Trainer) -> TrainState:
     """Small random weights, drawn by numpy: to compile the initialisation would take longer than the step."""
     rng = np.random.default_rng(0)
     fresh = jax.eval_shape(trainer.init, jax.random.key(0))
-    params = jax.tree.map(lambda a: jnp.asarray(0.1 * rng.standard_normal(a.shape), a.dtype), fresh.params)
-    zeros = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), fresh)
+    some = lambda a: jnp.asarray(0.1 * rng.standard_normal(a.shape), a.dtype)  # noqa: E731
+    params, frozen = jax.tree.map(some, (fresh.params, fresh.frozen))
+    zeros = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), fresh).replace(frozen=frozen)
     time_sampler = parts.time_sampler(trainer.config, trainer.method.process)
     return zeros.replace(params=params, ema=params, time_sampler=time_sampler)
 
@@ -243,7 +277,7 @@ def made_up_state(trainer: Trainer) -> TrainState:
 def one_step(config: Experiment):
     """State before, state after and metrics of one step."""
     info = Info("five classes", (ClassInfo("", (0, 0, 0)),) * 5, has_instances=True)
-    trainer = Trainer.build(config, build.build_method(config, info, rates_of(config, 5), WORDS))
+    trainer = Trainer.build(config, build.build(config, info, rates_of(config, 5), WORDS))
     rng = np.random.default_rng(0)
     batch = {
         "image": rng.integers(0, 256, (4, 8, 8, 3), dtype=np.uint8),
@@ -260,18 +294,21 @@ def one_step(config: Experiment):
     return state, *step(state, batch, jax.random.key(1))
 
 
+# What is added to all that a softmax compares, which changes nothing.
+BIASES = tuple(f"['{name}']['bias']" for name in ("scores", "key", "k"))
+
+
 @pytest.mark.parametrize("name", INFOS)
 def test_takes_a_step(name):
     before, after, metrics = one_step(shrunken(read(name)))
     assert all(np.isfinite(value) for value in metrics.values()), metrics
     assert (after.step, after.bad_steps) == (1, 0)
-    assert min(metrics["loss"], metrics["mse"]) > 0
-    assert {"vlb", "layout"} & metrics.keys()  # the variational term is there
+    assert min(metrics["loss"], metrics.get("mse", 1)) > 0
+    assert {"vlb", "layout", "psnr"} & metrics.keys() or "scp" in name  # the variational term is there
     for params in (after.params, after.ema):
         pairs = zip(jax.tree_util.tree_leaves_with_path(before.params), jax.tree.leaves(params), strict=True)
         still = [jax.tree_util.keystr(path) for (path, old), new in pairs if not (old != new).any()]
-        # What is added to all that a softmax compares changes nothing.
-        assert all(path.endswith(("['scores']['bias']", "['key']['bias']")) for path in still), still
+        assert all(path.endswith(BIASES) for path in still), still
 
 
 def changed(key: str, value):

@@ -28,9 +28,13 @@ WINGS = {
     "methods":   "config parser inputs data diffusion models",
     "sampling":  "config parser draw machine inputs data diffusion methods",
     "training":  "config parser machine diffusion methods",
+    "prompts":   "machine data",
     "trained":   "config parser machine inputs data convert methods sampling training",
+    "pretrained":
+                 "config machine inputs data convert methods training trained",
     "arrays":    "config data trained",
-    "modes":     "config parser draw machine inputs data diffusion metrics convert models methods sampling training trained",
+    "modes":     "config parser draw machine inputs data diffusion metrics convert models methods sampling training trained "
+                 "pretrained",
     "api":       "config parser draw machine data diffusion metrics sampling trained arrays modes",
     "main":      "config parser machine cli trained modes",
 }  # fmt: skip

@@ -71,6 +71,11 @@ class SharesGiven:
         counts = np.bincount(np.ravel(example["layout"]), minlength=self.num_classes)
         return {"shares": (counts / counts.sum()).astype(np.float32)}
 
+    nulls_alike = True
+
+    def layout(self, condition):
+        return None
+
     def pad(self, condition, multiple):
         return condition
 

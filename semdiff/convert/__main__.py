@@ -3,9 +3,15 @@
 python -m semdiff.convert inspect FILE
 python -m semdiff.convert import released.pt weights.safetensors
 python -m semdiff.convert export weights.safetensors released.safetensors
+
+Stable Diffusion and ControlNets: a directory as diffusers keeps it, or an original .ckpt or .pth.
+
+python -m semdiff.convert import stable-diffusion-2-1-base weights.safetensors
+python -m semdiff.convert export MODEL_FOLDER diffusers_directory
 """
 
 import argparse
+import json
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,7 +19,7 @@ from types import ModuleType
 
 import numpy as np
 
-from semdiff.convert import gcdp, safetensors_file, sdm, torch_file, weights
+from semdiff.convert import diffusers_folder, gcdp, ldm, safetensors_file, sdm, torch_file, weights
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -36,8 +42,10 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--key", help="look only at this entry of a file that nests its tensors")
     command.set_defaults(run=_inspect)
 
-    command = commands.add_parser("import", help="a released SDM, SCDM or GCDP checkpoint -> weights")
-    command.add_argument("source", type=Path, help=".pt, .pth or .safetensors")
+    command = commands.add_parser(
+        "import", help="what is released of SDM, SCDM, GCDP or ControlNets -> weights"
+    )
+    command.add_argument("source", type=Path, help=".pt, .pth, .ckpt, .safetensors or a diffusers directory")
     command.add_argument("target", type=Path, help="the weights to write, .safetensors")
     command.add_argument("--key", help="the entry that holds the network, if tensors are nested")
     command.add_argument(
@@ -50,9 +58,13 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--force", action="store_true", help="replace an existing target")
     command.set_defaults(run=_import)
 
-    command = commands.add_parser("export", help="weights -> what the released PyTorch code loads")
-    command.add_argument("source", type=Path, help="weights written by import or by training")
-    command.add_argument("target", type=Path, help="the state_dict to write, .safetensors")
+    command = commands.add_parser("export", help="weights -> what PyTorch code loads")
+    command.add_argument(
+        "source", type=Path, help="weights of SDM or SCDM; a model folder of a ControlNet (--mode=export)"
+    )
+    command.add_argument(
+        "target", type=Path, help="the state_dict to write, .safetensors; for a model folder a directory"
+    )
     command.add_argument("--force", action="store_true", help="replace an existing target")
     command.set_defaults(run=_export)
     return parser
@@ -80,7 +92,11 @@ def _inspect(options: argparse.Namespace) -> None:
 
 def _import(options: argparse.Namespace) -> None:
     _check_target(options.target, options.force)
+    if options.source.is_dir():
+        return _import_latent(diffusers_folder.read(options.source), options)
     tensors = torch_file.load(options.source, key=options.key, flatten=options.key is None)
+    if ldm.is_ldm(tensors):
+        return _import_latent(diffusers_folder.of_tensors(options.source, tensors), options)
     if _table_of(tensors) is gcdp:
         params, heads = gcdp.to_semdiff(tensors, options.source), {}
     else:
@@ -99,7 +115,34 @@ def _import(options: argparse.Namespace) -> None:
     _print_settings("network", config)
 
 
+def _import_latent(found: diffusers_folder.Found, options: argparse.Namespace) -> None:
+    metadata = {"source": options.source.name, "settings": found.settings}
+    weights.save_weights(options.target, found.params, metadata)
+    print(f"{options.target}: {', '.join(found.params)}; {_total(weights.flatten(found.params))}")
+    _print_settings("configuration", {f"config.{key}": value for key, value in found.settings.items()})
+
+
+def _export_latent(options: argparse.Namespace) -> None:
+    about = options.source / "config.json"
+    try:
+        config = json.loads(about.read_text(encoding="utf-8"))["config"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{about}: {error!r}; expected a model folder as --mode=export writes it") from None
+    if config["model"]["kind"] != "control_unet":
+        raise ValueError(
+            f"{options.source}: is of a {config['model']['kind']}, which diffusers has not; give its model.safetensors, and "
+            "a target that ends in .safetensors"
+        )
+    if options.target.exists() and not options.force:
+        raise ValueError(f"{options.target}: already exists; choose another name or pass --force")
+    params, _ = weights.load_weights(options.source / "model.safetensors")
+    written = diffusers_folder.write(options.target, params, config, options.source)
+    print(f"{options.target}: {', '.join(written)}")
+
+
 def _export(options: argparse.Namespace) -> None:
+    if options.source.is_dir():
+        return _export_latent(options)
     _check_target(options.target, options.force)
     params, _ = weights.load_weights(options.source)
     sdm.export_safetensors(options.target, params, options.source)

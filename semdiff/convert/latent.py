@@ -297,11 +297,16 @@ def to_semdiff(tensors: Mapping[str, np.ndarray], source: str | Path) -> tuple[d
 
 def network_of(tensors: Tensors, source: str | Path) -> tuple[Denoiser | Autoencoder, list[Entry]]:
     """What network these are the tensors of, and its table."""
-    if any(name.startswith("encoder.") for name in tensors):
-        found = autoencoder_of(tensors, source)
-        return found, autoencoder_entries(found)
-    denoiser = denoiser_of(tensors, source)
-    return denoiser, control_entries(denoiser) if denoiser.hint else unet_entries(denoiser)
+    in_latents = any(name.startswith("encoder.") for name in tensors)
+    found = autoencoder_of(tensors, source) if in_latents else denoiser_of(tensors, source)
+    return found, entries_of(found)
+
+
+def entries_of(network: Denoiser | Autoencoder) -> list[Entry]:
+    """The table of a network."""
+    if isinstance(network, Autoencoder):
+        return autoencoder_entries(network)
+    return control_entries(network) if network.hint else unet_entries(network)
 
 
 OLD_NAMES = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}

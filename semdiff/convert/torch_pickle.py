@@ -162,4 +162,9 @@ CALLS: dict[str, Callable[..., Any]] = {
     "torch.Size": _size,
     "torch.device": _device,
 }
-NAMES = frozenset(STORAGES) | frozenset(DTYPES)
+# Keys under which a trainer's files keep what it says of itself.
+CALLBACKS = (
+    "pytorch_lightning.callbacks.model_checkpoint.ModelCheckpoint",
+    "lightning.pytorch.callbacks.model_checkpoint.ModelCheckpoint",
+)
+NAMES = frozenset(STORAGES) | frozenset(DTYPES) | frozenset(CALLBACKS)

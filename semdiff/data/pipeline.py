@@ -23,6 +23,9 @@ from semdiff.data.source import Example, Info, Source
 
 Batch = dict[str, Any]
 
+# What an example may have several of -> one of them in a batch.
+SEVERAL = {"texts": "text", "states": "state"}
+
 _THREADS = 4
 _BATCHES_AHEAD = 4  # at least as many as threads, each of which makes a whole batch
 _BATCHES_AHEAD_PER_WORKER = 2
@@ -47,9 +50,10 @@ def train_iterator(
 
     "image" uint8 [b,H,W,3], "layout" int32 [b,H,W], "slot" int32 [b] (the place in the global
     batch) and, where the source has instances and `edges` is true, "edges" uint8 [b,H,W]; where it
-    has texts, "text" int32 [b,L], one of an example's drawn; where b is batch_size / hosts. Reading
-    goes on in threads while a batch is used, or in `workers` processes: the program that starts them
-    must be importable (`if __name__ == "__main__":`). `cache` keeps each example decoded once it was
+    has texts or states, "text" int32 [b,L] or "state" [b,L,W], one of an example's drawn; where b is
+    batch_size / hosts. Reading goes on in threads while a batch is used, or in `workers` processes:
+    the program that starts them must be importable (`if __name__ == "__main__":`). `cache` keeps each
+    example decoded once it was
     read, in every process of its own.
     """
     _check_counts(source, batch_size, host, hosts, start_step, workers)
@@ -179,9 +183,10 @@ class _Prepare:
         example = augment.train_crop(example, self.size, self.max_scale, rng)
         if self.flip and mirrored:
             example = augment.flip(example, self.flip_pairs)
-        if "texts" in example:
-            chosen = rng.integers(len(example["texts"]))
-            example = {**example, "texts": example["texts"][chosen : chosen + 1]}
+        for several in SEVERAL:
+            if several in example:
+                chosen = rng.integers(len(example[several]))
+                example = {**example, several: example[several][chosen : chosen + 1]}
         return {**_arrays(example, self.edges), "slot": np.int32(g % self.batch_size)}
 
 
@@ -190,8 +195,9 @@ def _arrays(example: Example, edges: bool) -> dict[str, np.ndarray]:
     arrays["layout"] = example["layout"].astype(np.int32)
     if edges and "instance" in example:
         arrays["edges"] = augment.edges(example["instance"])
-    if "texts" in example:
-        arrays["text"] = example["texts"][0]
+    for several, one in SEVERAL.items():
+        if several in example:
+            arrays[one] = example[several][0]
     return arrays
 
 

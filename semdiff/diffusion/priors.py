@@ -1,6 +1,7 @@
 """Where a chain starts.
 
-A start has draw(tables, process, like, condition, keys, t) -> the state at t, the first time of the chain. Its tables are
+A start has draw(tables, process, like, layout, keys, t) -> the state at t, the first time of the chain, of images of these
+layouts (None where none are given). Its tables are
 arrays of the data's statistics, which stand beside the network's parameters, since they are too large to be a part of a
 program.
 """
@@ -21,7 +22,7 @@ _OF_IMAGE, _OF_LAYOUT = 101, 102
 
 class Start(Protocol):
     def draw(
-        self, tables: Mapping[str, Any], process: Process, like: State, condition: Any, keys: Keys, t: Any
+        self, tables: Mapping[str, Any], process: Process, like: State, layout: Any, keys: Keys, t: Any
     ) -> State: ...
 
 
@@ -29,8 +30,8 @@ class Start(Protocol):
 class Standard:
     """The process's own prior, that of the top, whatever t is."""
 
-    def draw(self, tables, process: Process, like: State, condition: Any, keys: Keys, t: Any) -> State:
-        del tables, condition, t
+    def draw(self, tables, process: Process, like: State, layout: Any, keys: Keys, t: Any) -> State:
+        del tables, layout, t
         return joint.sample_prior(process, like, keys)
 
 
@@ -45,8 +46,8 @@ class Measured:
     layouts are generated, "shares" [H, W, K] too: y_0 is drawn by how often each place has each class, and noised like z.
     """
 
-    def draw(self, tables, process: Process, like: State, condition: Any, keys: Keys, t: Any) -> State:
-        layout = like.layout if like.layout is not None else condition["layout"]
+    def draw(self, tables, process: Process, like: State, layout: Any, keys: Keys, t: Any) -> State:
+        layout = like.layout if like.layout is not None else layout
         if process.layout is not None:
             layout = drawn_layout(tables["shares"], _folded(keys, _OF_LAYOUT))
         image = like.image

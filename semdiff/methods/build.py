@@ -1,4 +1,4 @@
-"""From a configuration to a method: which paper it is, and the data that it is built for."""
+"""From a configuration to what is trained: the method of a paper, or a space for one, and the data that it is built for."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -6,16 +6,41 @@ from pathlib import Path
 import numpy as np
 
 from semdiff import inputs
-from semdiff.config import Experiment, JointUNet
+from semdiff.config import Autoencoding as AutoencodingSettings
+from semdiff.config import ConfigError, ControlUNet, Experiment, JointUNet, Latents
 from semdiff.data.source import Info, Source
 from semdiff.data.text import Vocabulary
-from semdiff.methods import gcdp, sdm
+from semdiff.methods import autoencoding, gcdp, scp, sdm
+from semdiff.methods.autoencoding import Autoencoding
 from semdiff.methods.method import Method
+
+NO_METHOD = (
+    "config.model.kind is autoencoder, which makes no images by itself. Name its workdir in config.space.weights of a "
+    "configuration whose network noises its latents"
+)
+
+
+def build(
+    config: Experiment, info: Info, rates: np.ndarray | None = None, words: int = 0
+) -> Method | Autoencoding:
+    """What a configuration trains: a method, or the autoencoder of a space."""
+    if isinstance(config.model, AutoencodingSettings):
+        return autoencoding.method(config)
+    return build_method(config, info, rates, words)
 
 
 def build_method(config: Experiment, info: Info, rates: np.ndarray | None = None, words: int = 0) -> Method:
     """The method that a configuration spells, for a data set with these classes, and, where asked for, class rates and a
     vocabulary of so many words."""
+    if isinstance(config.model, AutoencodingSettings):
+        raise ConfigError(NO_METHOD)
+    if isinstance(config.model, ControlUNet):
+        return scp.method(config, info, rates)
+    if isinstance(config.space, Latents):
+        raise ConfigError(
+            f"config.space.kind is latents, where config.model.kind {config.model.kind} does not work: choose control_unet, "
+            "or pixels"
+        )
     if isinstance(config.model, JointUNet):
         return gcdp.method(config, info, rates, words)
     return sdm.method(config, info, rates)
@@ -23,6 +48,10 @@ def build_method(config: Experiment, info: Info, rates: np.ndarray | None = None
 
 def paper_of(config: Experiment) -> tuple[str, str]:
     """Name and number of the paper that a configuration follows."""
+    if isinstance(config.model, AutoencodingSettings):
+        return autoencoding.PAPER
+    if isinstance(config.model, ControlUNet):
+        return scp.PAPER
     if isinstance(config.model, JointUNet):
         return gcdp.PAPER
     return sdm.PAPER if config.layout.transition == "none" else sdm.PAPER_SCDM
@@ -30,12 +59,18 @@ def paper_of(config: Experiment) -> tuple[str, str]:
 
 @dataclass(frozen=True)
 class Opened:
-    """A configuration with its data: the training split, its class rates and words where asked for, the method."""
+    """A configuration with its data: the training split, its class rates and words where asked for, what is trained."""
 
     source: Source
     rates: np.ndarray | None
     vocabulary: Vocabulary | None
-    method: Method
+    subject: Method | Autoencoding
+
+    @property
+    def method(self) -> Method:
+        if isinstance(self.subject, Autoencoding):
+            raise ConfigError(NO_METHOD)
+        return self.subject
 
     @property
     def info(self) -> Info:
@@ -44,7 +79,7 @@ class Opened:
     @property
     def identity(self) -> dict:
         """What of the data the weights depend on."""
-        return inputs.identity(self.info, "edges" in self.method.given.reads, self.rates, self.vocabulary)
+        return inputs.identity(self.info, "edges" in self.subject.reads, self.rates, self.vocabulary)
 
 
 def opened(config: Experiment, workdir: Path) -> Opened:
@@ -54,5 +89,5 @@ def opened(config: Experiment, workdir: Path) -> Opened:
         inputs.class_rates(config, source, workdir),
         inputs.vocabulary(config, source, workdir),
     )
-    method = build_method(config, source.info, rates, len(vocabulary or ()))
-    return Opened(inputs.told(config, source, vocabulary, training=True), rates, vocabulary, method)
+    subject = build(config, source.info, rates, len(vocabulary or ()))
+    return Opened(inputs.told(config, source, vocabulary, training=True), rates, vocabulary, subject)

@@ -5,14 +5,16 @@ A given has
     read(example)              -> the same of one example, of arrays without that axis, in the order that image keys count
     pad(condition, multiple)   -> that, its maps extended to what the network needs
     empty(size)                -> one row, for shapes
+    layout(condition)          -> the ids among it, None where there are none
     null(condition)            -> the absence of it, of the same shape: what guidance steers away from
+    nulls_alike                   whether that is the same for all examples
     drop(condition, keys)      -> examples replaced by their null at random, for training
     noise(condition, keys), at(condition, t, noise)   -> how it looks at t, where it changes on the way
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -41,7 +43,12 @@ class Given(Protocol):
 
     def empty(self, size: tuple[int, int]) -> Condition: ...
 
+    def layout(self, condition: Condition) -> Any: ...
+
     def null(self, condition: Condition) -> Condition: ...
+
+    @property
+    def nulls_alike(self) -> bool: ...
 
     def drop(self, condition: Condition, keys: Any) -> Condition: ...
 
@@ -77,6 +84,8 @@ class LayoutGiven:
     process: categorical.Categorical | None = None
     dropout: float = 0.0
 
+    nulls_alike: ClassVar = True
+
     @property
     def reads(self) -> tuple[str, ...]:
         return ("layout", "edges") if self.edges else ("layout",)
@@ -108,6 +117,9 @@ class LayoutGiven:
             {"layout": jnp.zeros((1, *size), jnp.int32), "edges": jnp.zeros((1, *size), jnp.uint8)}
         )
 
+    def layout(self, condition: Condition):
+        return condition["layout"]
+
     def null(self, condition: Condition) -> Condition:
         edges = condition["edges"]
         return {
@@ -133,9 +145,13 @@ class LayoutGiven:
 
 @dataclass(frozen=True)
 class Several:
-    """Several things given, each by its name; each is dropped by itself."""
+    """Several things given, each by its name; each is dropped by itself.
+
+    guided: the names of those whose absence guidance steers away from; empty: of all.
+    """
 
     parts: Mapping[str, Given] = field(hash=False)
+    guided: tuple[str, ...] = ()
 
     @property
     def reads(self) -> tuple[str, ...]:
@@ -157,8 +173,22 @@ class Several:
     def empty(self, size: tuple[int, int]) -> Condition:
         return {name: part.empty(size) for name, part in self.parts.items()}
 
+    def layout(self, condition: Condition):
+        found = (part.layout(condition[name]) for name, part in self.parts.items())
+        return next((layout for layout in found if layout is not None), None)
+
     def null(self, condition: Condition) -> Condition:
-        return {name: part.null(condition[name]) for name, part in self.parts.items()}
+        guided = self.guided or tuple(self.parts)
+        return {
+            name: part.null(condition[name]) if name in guided else condition[name]
+            for name, part in self.parts.items()
+        }
+
+    @property
+    def nulls_alike(self) -> bool:
+        return set(self.guided or self.parts) == set(self.parts) and all(
+            part.nulls_alike for part in self.parts.values()
+        )
 
     def drop(self, condition: Condition, keys) -> Condition:
         own = self._keys(keys)
@@ -191,6 +221,7 @@ class TextGiven:
 
     reads = ("text",)
     changes = False
+    nulls_alike = True
 
     def condition(self, batch: Mapping[str, Any]) -> Condition:
         return {"text": batch["text"], "mask": batch["text"] > 0}
@@ -213,6 +244,67 @@ class TextGiven:
                 "mask": jnp.zeros((1, self.length), bool),
             }
         return self.condition({"text": jnp.zeros((1, self.length), jnp.int32)})
+
+    def layout(self, condition: Condition):
+        return None
+
+    def null(self, condition: Condition) -> Condition:
+        return jax.tree.map(jnp.zeros_like, condition)
+
+    def drop(self, condition: Condition, keys) -> Condition:
+        return dropped(condition, self.null(condition), keys, self.dropout) if self.dropout else condition
+
+    def noise(self, condition: Condition, keys):
+        return None
+
+    def at(self, condition: Condition, t, noise) -> Condition:
+        return condition
+
+
+NOTHING, OF_ALL, OWN = 0, 1, 2  # what is said of an image
+
+
+@dataclass(frozen=True)
+class PromptGiven:
+    """What a network with prompts of its own is told of an image: `said`, NOTHING, the prompt OF_ALL, or its OWN, in states.
+
+    states: (length, width) of a prompt's; () where images have none of their own. dropout: the share of examples that are
+    trained with nothing said.
+    """
+
+    states: tuple[int, ...] = ()
+    dropout: float = 0.0
+
+    changes: ClassVar = False
+    nulls_alike: ClassVar = True
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        return ("state",) if self.states else ()
+
+    def condition(self, batch: Mapping[str, Any]) -> Condition:
+        if not self.states:
+            return {"said": jnp.full(len(batch["layout"]), OF_ALL), "states": None}
+        own = (batch["state"] != 0).any((1, 2))
+        return {"said": jnp.where(own, OWN, OF_ALL), "states": batch["state"]}
+
+    def read(self, example: Mapping[str, Any]) -> Condition:
+        """One without states of its own is told what is said of all."""
+        if not self.states:
+            return {"said": np.int32(OF_ALL), "states": None}
+        nothing = np.zeros(self.states, np.float16)
+        states = example["state"] if "state" in example else example.get("states", nothing[None])[0]
+        return {"said": np.int32(OWN if states.any() else OF_ALL), "states": states}
+
+    def pad(self, condition: Condition, multiple: int) -> Condition:
+        return condition
+
+    def empty(self, size: tuple[int, int]) -> Condition:
+        states = jnp.zeros((1, *self.states), jnp.float16) if self.states else None
+        return {"said": jnp.ones(1, jnp.int32), "states": states}
+
+    def layout(self, condition: Condition):
+        return None
 
     def null(self, condition: Condition) -> Condition:
         return jax.tree.map(jnp.zeros_like, condition)

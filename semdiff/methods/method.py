@@ -36,6 +36,11 @@ class Method:
     known: losses.Known | None = None
 
     @property
+    def reads(self) -> tuple[str, ...]:
+        """What of an example it is given."""
+        return self.given.reads
+
+    @property
     def image(self) -> gaussian.Gaussian:
         """The process of the image half, whose schedule spaces the times of a chain."""
         if self.process.image is None:
@@ -129,8 +134,9 @@ class Method:
         """
         given = self.given
         null = given.null(condition)
-        if cache and guide.needs_null:  # the null condition is the same for all
-            null = self._cached(params, jax.tree.map(lambda a: a[:1], null), otherwise=null)
+        if cache and guide.needs_null:
+            one = jax.tree.map(lambda a: a[:1], null) if given.nulls_alike else null
+            null = self._cached(params, one, otherwise=null)
         if not given.changes:
             clean = self._cached(params, condition, otherwise=condition) if cache else condition
             shown = lambda times, keys: clean  # noqa: E731

@@ -21,6 +21,7 @@ from semdiff.diffusion.joint import ByHalf, State, by_half
 from semdiff.methods.given import Condition
 from semdiff.models import initial
 from semdiff.models.joint_unet import JointUNet
+from semdiff.models.latent.unet import ControlUNet
 from semdiff.models.spade_unet import SpadeUNet
 
 CACHE_LIMIT = 2 * 2**30  # bytes that may be kept of a batch's condition
@@ -110,6 +111,40 @@ class PairOfText:
 
     def cache(self, params, condition: Condition) -> Condition | None:
         return {"told": self.unet.apply({"params": params}, **condition, method="tell")}
+
+    def compute_dtypes(self, params: dict) -> dict:
+        return self.unet.compute_dtypes(params)
+
+
+@dataclass(frozen=True)
+class LayoutAndWords:
+    """A UNet that is told of words, with a ControlNet that is given the layout. What the layout is to it can be kept.
+
+    strength: what the ControlNet adds is multiplied by this.
+    """
+
+    unet: ControlUNet
+    strength: float = 1.0
+    clock: Clock = "steps"
+
+    two_clocks: ClassVar = False
+
+    @property
+    def size_multiple(self) -> int:
+        return self.unet.size_multiple
+
+    def init(self, key, like: State, condition: Condition) -> dict:
+        given = {**condition["layout"], **condition["words"]}
+        return initial.fresh(self.unet.init, key, like.image, jnp.zeros((1,)), **given)["params"]
+
+    def apply(self, params, state: State, time, condition: Condition, dropout_keys=None) -> ByHalf:
+        given = {**condition["layout"], **condition["words"]}
+        made = self.unet.apply({"params": params}, state.image, time, **given, strength=self.strength)
+        return ByHalf(image=made)
+
+    def cache(self, params, condition: Condition) -> Condition | None:
+        hint = self.unet.apply({"params": params}, **condition["layout"], method="hinted")
+        return condition | {"layout": {"hint": hint}} if size_of(hint) <= CACHE_LIMIT else None
 
     def compute_dtypes(self, params: dict) -> dict:
         return self.unet.compute_dtypes(params)

@@ -5,8 +5,11 @@ from collections.abc import Callable
 import jax.numpy as jnp
 import numpy as np
 
+from semdiff import config as config_module
 from semdiff.config import ConfigError, Experiment
 from semdiff.diffusion import categorical, class_schedules, gaussian, joint, losses, schedules
+from semdiff.methods.space import PIXELS, Latents, Space
+from semdiff.models.latent.autoencoder import Autoencoder
 
 
 def image_process(config: Experiment) -> gaussian.Gaussian:
@@ -64,6 +67,24 @@ def layout_process(
     return categorical.Categorical(schedule, c.transition)
 
 
+def space(config: Experiment) -> Space:
+    """Where images are noised."""
+    c = config.space
+    if not isinstance(c, config_module.Latents):
+        return PIXELS
+    if c.scale < 0:
+        raise ConfigError(
+            f"config.space.scale is {c.scale}; it is what latents are multiplied by, or 0: measured"
+        )
+    autoencoder = Autoencoder(c.base, c.multipliers, c.blocks, c.channels, c.groups, jnp.dtype(c.dtype))
+    if any(n % autoencoder.stride for n in config.data.size):
+        raise ConfigError(
+            f"config.data.size is {config.data.size}, but an autoencoder of {len(c.multipliers)} levels "
+            f"(config.space.multipliers) takes multiples of {autoencoder.stride}"
+        )
+    return Latents(autoencoder, c.scale)
+
+
 def objective(config: Experiment) -> losses.Objective:
     c = config.loss
     gamma = c.p2_gamma if c.weighting == "p2" else c.min_snr_gamma
@@ -81,4 +102,4 @@ def time_sampler(config: Experiment, process: joint.Process) -> losses.TimeSampl
 def network_fields(config: Experiment) -> dict:
     """The keys of config.model as the network's fields."""
     fields = {name: value for name, value in vars(config.model).items() if name != "kind"}
-    return fields | {"dtype": jnp.dtype(config.model.dtype)}
+    return fields | {"dtype": jnp.dtype(fields["dtype"])}

@@ -13,16 +13,75 @@ from noise begins at T.
 from dataclasses import replace
 from typing import Any
 
+import jax.numpy as jnp
 import ml_collections
 import numpy as np
 
-from semdiff.config import ConfigError, Sample
+from semdiff import inputs
+from semdiff.config import ConfigError, ControlUNet, Experiment, Latents, Sample
 from semdiff.data import moments
 from semdiff.data.moments import Moments, Spread
-from semdiff.diffusion import priors
+from semdiff.data.source import Info
+from semdiff.diffusion import joint, priors
+from semdiff.methods import parts
+from semdiff.methods.given import Given, LayoutGiven, PromptGiven, Several
 from semdiff.methods.method import Method
+from semdiff.methods.networks import LayoutAndWords
+from semdiff.models.latent import unet
+from semdiff.parser import as_config_dict, choose, default
 
 PAPER = ("SCP-Diff", "2403.09638")
+# What guidance steers away from, as parts of what is given.
+GUIDED: dict[str, tuple[str, ...]] = {"words": ("words",), "layout": ("layout",), "both": ()}
+
+
+def method(config: Experiment, info: Info, rates: np.ndarray | None) -> Method:
+    """The image alone is noised, mostly in latents; the network is told of words, and a ControlNet is given the layout."""
+    c, process, space = config.model, parts.image_process(config), parts.space(config)
+    assert isinstance(c, ControlUNet)
+    edges, noised = (
+        config.data.edges and info.has_instances,
+        parts.layout_process(config, info.num_classes, rates),
+    )
+    shape = unet.Shape(
+        **{name: getattr(c, name) for name in ("base", "multipliers", "blocks", "attention", "head_width")},
+        **{name: getattr(c, name) for name in ("heads", "depth", "groups", "remat")},
+        dtype=jnp.dtype(c.dtype),
+    )
+    network = unet.ControlUNet(
+        shape,
+        num_classes=info.num_classes,
+        edge_channel=edges,
+        channels=space.channels,
+        out_channels=space.channels * process.output_channels_per_channel,
+        hint=c.hint,
+        prompts=(c.text_length, c.text_width),
+        label_conv=c.label_conv,
+    )
+    stride = config.data.size[0] // space.shape(config.data.size)[0]
+    if network.stride != stride:
+        raise ConfigError(
+            f"config.model.hint is {c.hint}, which makes layouts {network.stride} times smaller, but the images of "
+            f"config.space are {stride} times smaller: give it {stride.bit_length()} widths"
+        )
+    network.check_size(*config.data.size)
+    given: dict[str, Given] = {
+        "layout": LayoutGiven(info.num_classes, edges, noised, config.loss.condition_dropout),
+        "words": PromptGiven(states_of(config), config.loss.words_dropout),
+    }
+    return Method(
+        process=joint.Process(process),
+        network=LayoutAndWords(network),
+        given=Several(given, GUIDED[c.guided]),
+        objective=parts.objective(config),
+        space=space,
+    )
+
+
+def states_of(config: Experiment) -> tuple[int, ...]:
+    """The shape of a caption's states; () where images have no captions of their own."""
+    found = inputs.prompts(config)
+    return () if found is None or found.captions is None else found.shape
 
 
 def started(method: Method, c: Sample, statistics: Moments | None) -> tuple[Method, dict[str, Any]]:
@@ -62,11 +121,57 @@ def from_noise(c: Sample) -> Sample:
     return c if c.prior == "normal" else replace(c, prior="normal", start=1.0)
 
 
-def published(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
+def begun(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
     """A configuration's chains, begun as SCP-Diff begins its own: at 0.8 T, from class and place."""
     config.sample.prior = "joint"
     config.sample.start = 0.8
     return config
+
+
+def published(memory: str) -> ml_collections.ConfigDict:
+    """SCP-Diff (2403.09638) as it trains: Stable Diffusion 2.1 with a ControlNet; a data set sets its source and size.
+
+    80gb: the ControlNet and the UNet's decoder, as published. 24gb: the ControlNet alone, an example at a time. What was
+    trained before is config.train.init; the rest of it stays as it is.
+    """
+    choose(("80gb", "24gb"), memory, "the memory of a device in configs/NAME.py:MEMORY")
+    config = default()
+    config.model = as_config_dict(ControlUNet())
+    config.space = as_config_dict(Latents())
+    config.model.remat = True
+    config.model.dtype = "bfloat16"
+    config.space.dtype = "bfloat16"
+    config.data.split = "train"
+    config.data.eval_split = "val"
+    config.data.edges = False
+    config.data.cache = False
+    config.data.workers = 8
+
+    config.process.schedule = "scaled_linear"
+    config.process.parameterisation = "eps"
+    config.process.variance = "small"
+    config.loss.weighting = "uniform"
+
+    config.optimizer.learning_rate = 1e-5
+    config.optimizer.weight_decay = 0.01
+    config.optimizer.ema = 0.0
+    config.optimizer.ema_warmup = False
+
+    config.train.trained = (
+        ("control/*", "unet/decoder/*", "prompts") if memory == "80gb" else ("control/*", "prompts")
+    )
+    config.train.steps = 100_000
+    config.train.batch_size = 8
+    config.train.accumulate = 1 if memory == "80gb" else 8
+    config.train.eval_every = 5000
+    config.train.save_every = 5000
+
+    config.sample.sampler = "ddim"
+    config.sample.steps = 20
+    config.sample.guidance = 7.5
+    config.sample.threshold = "none"
+    config.sample.batch_size = 4
+    return begun(config)
 
 
 def tables_of(spread: Spread) -> dict[str, np.ndarray]:

@@ -12,9 +12,13 @@ A space has
 """
 
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import jax.numpy as jnp
+
+from semdiff.diffusion import gaussian
+from semdiff.models import initial
+from semdiff.models.latent.autoencoder import Autoencoder
 
 
 class Space(Protocol):
@@ -63,6 +67,54 @@ class Pixels:
 
 
 PIXELS = Pixels()
+
+MEAN, DEVIATION = "mean", "deviation"  # of the latents' channels, parameters beside the autoencoder's
+
+
+@dataclass(frozen=True)
+class Latents:
+    """What an autoencoder makes of images, each channel less its mean over its deviation."""
+
+    autoencoder: Autoencoder
+    scale: float  # 1 / the deviation of all channels; 0: it is measured
+
+    bounded: ClassVar = False
+
+    @property
+    def channels(self) -> int:
+        return self.autoencoder.channels
+
+    @property
+    def name(self) -> str:
+        return f"latents of {self.channels} channels at 1/{self.autoencoder.stride}"
+
+    def init(self, key) -> dict:
+        stride, channels = self.autoencoder.stride, (self.channels,)
+        weights = initial.fresh(self.autoencoder.init, key, jnp.zeros((1, stride, stride, 3)))["params"]
+        return weights | {MEAN: jnp.zeros(channels), DEVIATION: jnp.full(channels, 1 / (self.scale or 1))}
+
+    def shape(self, size: tuple[int, int]) -> tuple[int, int, int]:
+        stride = self.autoencoder.stride
+        return size[0] // stride, size[1] // stride, self.channels
+
+    def encode(self, params: dict, pixels, keys=None):
+        said: Any = self.autoencoder.apply({"params": _weights(params)}, to_unit(pixels), method="encode")
+        z = said.mean if keys is None else said.draw(gaussian.normal(keys, said.mean))
+        return (z - params[MEAN]) / params[DEVIATION]
+
+    def decode(self, params: dict, x):
+        z = x * params[DEVIATION] + params[MEAN]
+        return to_pixels(self.autoencoder.apply({"params": _weights(params)}, z, method="decode"))
+
+    def mask(self, free):
+        """What of an image's latents looks mostly at free pixels; the autoencoder's edges look a little beyond."""
+        b, h, w = free.shape
+        stride = self.autoencoder.stride
+        return free.reshape(b, h // stride, stride, w // stride, stride).any((2, 4))[..., None]
+
+
+def _weights(params: dict) -> dict:
+    return {name: part for name, part in params.items() if name not in (MEAN, DEVIATION)}
 
 
 def to_unit(image):

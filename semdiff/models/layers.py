@@ -400,7 +400,7 @@ class ResBlock(nn.Module):
         if emb is None:
             return None, 0
         emb = self.time(nn.silu(emb))[:, None, None, :]
-        return jnp.split(emb.astype(jnp.float32), 2, axis=-1) if self.scale_shift else (None, emb)
+        return tuple(jnp.split(emb.astype(jnp.float32), 2, axis=-1)) if self.scale_shift else (None, emb)
 
     def resized(self, x):
         if not self.resize:

@@ -15,13 +15,15 @@ import jax
 import numpy as np
 
 from semdiff import inputs
-from semdiff.config import ConfigError, Experiment
+from semdiff.config import Autoencoding as Settings
+from semdiff.config import ConfigError, ControlUNet, Experiment
 from semdiff.data.classes import generated_classes
 from semdiff.data.source import Info
 from semdiff.machine import logs, parallel
 from semdiff.machine.paths import prepare_workdir, write_json
 from semdiff.machine.targets import GIB, HERE, Target, leave_devices, target_of
 from semdiff.methods import build
+from semdiff.methods.autoencoding import Autoencoding
 from semdiff.methods.method import Method
 from semdiff.models.target import traced_for
 from semdiff.sampling import chains
@@ -75,7 +77,7 @@ def plan(config: Experiment, workdir: Path) -> Path:
                 break
     facts = {"target": where, "batch_size": config.train.batch_size, "remedy": remedy, "step": asdict(step)}
     say_step(config, step, remedy, target)
-    if config.plan.sampling:
+    if config.plan.sampling and not isinstance(config.model, Settings):
         chain = compiled_chain(config, info, target)
         facts["chain"] = asdict(chain)
         say_program(f"chain of {chain_steps(config)} steps, {config.sample.batch_size} images", chain)
@@ -99,11 +101,11 @@ def classes_of(config: Experiment) -> Info:
     )
 
 
-def method_of(config: Experiment, info: Info) -> Method:
+def method_of(config: Experiment, info: Info) -> Method | Autoencoding:
     """With some class rates where they would be measured: they change no program."""
     measured = np.linspace(0.5, 100, info.num_classes)
     rates = measured if inputs.measures_rates(config) else inputs.named_rates(config, info)
-    return build.build_method(config, info, rates, WORDS)
+    return build.build(config, info, rates, WORDS)
 
 
 def compiled_step(config: Experiment, info: Info, target: Target | None) -> Program:
@@ -126,6 +128,7 @@ def compiled_step(config: Experiment, info: Info, target: Target | None) -> Prog
 def compiled_chain(config: Experiment, info: Info, target: Target | None) -> Program:
     """One chain on one device, as `sample` runs it."""
     method = method_of(config, info)
+    assert isinstance(method, Method)
     device = target.devices()[0] if target else jax.devices()[0]
     here = jax.sharding.SingleDeviceSharding(device)
     placed = lambda tree: jax.tree.map(lambda a: at(a, here), tree)  # noqa: E731
@@ -145,18 +148,22 @@ def chain_steps(config: Experiment) -> int:
     return min(chains.num_steps(config.sample), chains.LONG_CHAIN)
 
 
-def batch_shapes(config: Experiment, method: Method) -> dict[str, jax.ShapeDtypeStruct]:
+def batch_shapes(config: Experiment, method: Method | Autoencoding) -> dict[str, jax.ShapeDtypeStruct]:
     count, size = config.train.batch_size, config.data.size
-    shapes = {
+    shapes: dict[str, tuple[tuple[int, ...], Any]] = {
         "image": ((count, *size, 3), np.uint8),
         "layout": ((count, *size), np.int32),
         "slot": ((count,), np.int32),
     }
-    if "edges" in method.given.reads:
+    if "edges" in method.reads:
         shapes["edges"] = ((count, *size), np.uint8)
-    if "text" in method.given.reads:
+    if "text" in method.reads:
+        assert isinstance(method, Method)
         text = jax.eval_shape(lambda: method.given.empty(size))["text"]
         shapes["text"] = ((count, *text.shape[1:]), text.dtype)
+    if "state" in method.reads:
+        assert isinstance(config.model, ControlUNet)
+        shapes["state"] = ((count, config.model.text_length, config.model.text_width), np.float16)
     return {name: jax.ShapeDtypeStruct(shape, dtype) for name, (shape, dtype) in shapes.items()}
 
 
@@ -212,7 +219,8 @@ def remedies(config: Experiment, target: Target | None) -> Iterator[tuple[list[s
 
     def whole() -> tuple[list[str], Experiment]:
         train = replace(config.train, **{key: value for key, value in changed.items() if key != "remat"})
-        model = replace(config.model, remat=True) if "remat" in changed else config.model
+        own: Any = config.model
+        model = replace(own, remat=True) if "remat" in changed else own
         parts = {key: "model" if key == "remat" else "train" for key in changed}
         keys = [f"config.{parts[key]}.{key}={value}" for key, value in changed.items()]
         return keys, replace(config, train=train, model=model)
@@ -222,7 +230,7 @@ def remedies(config: Experiment, target: Target | None) -> Iterator[tuple[list[s
         accumulate *= 2
         changed["accumulate"] = accumulate
         yield whole()
-    if not config.model.remat:
+    if not getattr(config.model, "remat", True):
         changed["remat"] = True
         yield whole()
     if config.train.fsdp < count:

@@ -14,12 +14,14 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from semdiff import inputs, trained
+from semdiff import inputs, pretrained, trained
 from semdiff.config import Experiment
 from semdiff.data import classes, pipeline
 from semdiff.machine import logs, parallel
-from semdiff.machine.paths import local_path, prepare_workdir, write_json
+from semdiff.machine.paths import prepare_workdir, write_json
 from semdiff.methods import build, scp
+from semdiff.methods.autoencoding import Autoencoding
+from semdiff.methods.method import Method
 from semdiff.sampling import tasks, times
 from semdiff.training import checkpoint, lock
 from semdiff.training.trainer import Trainer, TrainState
@@ -46,7 +48,7 @@ def prepare(config: Experiment, workdir: Path) -> Run:
     """Everything up to the first batch; the state is fresh, or that of the newest checkpoint. Says what will run."""
     c, main = config.train, jax.process_index() == 0
     opened = build.opened(config, workdir)
-    source, trainer, strategy = opened.source, Trainer.build(config, opened.method), parallel.build(c)
+    source, trainer, strategy = opened.source, Trainer.build(config, opened.subject), parallel.build(c)
     logs.say(logs.opening_lines(strategy, workdir, inputs.describe(source, config.data)), main)
     about = checkpoint.describe(config, opened.identity, classes.as_json(source.info))
     checkpoints = checkpoint.Checkpoints(workdir, c.keep, c.save_every)
@@ -57,11 +59,10 @@ def prepare(config: Experiment, workdir: Path) -> Run:
         state = strategy.from_saved(checkpoints.restore(start, shapes, about).replace(frozen=frozen))
         logs.say(f"resumed at step {start} of {workdir}", main)
         logs.say(moved_position(checkpoints.about(start)["config"], c.batch_size, start), main)
-    elif c.init:
-        shapes = strategy.saved_shapes(trainer.init, key)
-        state = strategy.create_state(trainer.fresh, initial_weights(shapes.weights, c.init))
     else:
-        state = strategy.create_state(trainer.init, key)
+        state = strategy.create_state(
+            trainer.begin, (key, given_weights(config, opened, trainer, strategy, key))
+        )
     parallel.meet()
     if main:
         write_json(workdir / "config.json", about)
@@ -153,7 +154,7 @@ def compiled(strategy, trainer: Trainer, state: TrainState, batch: dict, key) ->
     return train_step
 
 
-ARRAYS = ("image", "layout", "edges", "text", "valid")  # what of a batch is computed with
+ARRAYS = ("image", "layout", "edges", "text", "state", "valid")  # what of a batch is computed with
 
 
 class Evaluator:
@@ -162,11 +163,16 @@ class Evaluator:
     def __init__(self, trainer: Trainer, config: Experiment, opened: build.Opened, writer: logs.Writer):
         self.config, self.writer = config, writer
         source = inputs.evaluation_source(config.data, config.seed)
-        inputs.check_same_classes(opened.info, source.info, "edges" in trainer.method.given.reads)
+        inputs.check_same_classes(opened.info, source.info, "edges" in trainer.method.reads)
         self.source = inputs.told(config, source, opened.vocabulary)
         self.validate = jax.jit(trainer.validate)
         rows, chain = config.train.grid, scp.from_noise(config.sample)  # whatever there will be to start from
-        self.grid = tasks.Grid(trainer.method, self.source, chain, config.data, rows) if rows else None
+        method = trainer.method
+        self.grid: Callable | None = None
+        if rows and isinstance(method, Autoencoding):
+            self.grid = tasks.Reconstructions(method, self.source, config.data, rows)
+        elif rows and isinstance(method, Method):
+            self.grid = tasks.Grid(method, self.source, chain, config.data, rows)
 
     def run(self, step: int, params) -> float:
         """Returns the seconds it took. The processes of a run share the batches and the images."""
@@ -219,9 +225,13 @@ def check_finite(metrics: dict, limit: int, step: int):
         )
 
 
-def initial_weights(like, path: str):
-    """Those of a file, where those of `like`, a tree of shapes, will live."""
-    return trained.placed(trained.read_weights(local_path(path, "config.train.init"))[0], like, path)
+def given_weights(config: Experiment, opened: build.Opened, trainer: Trainer, strategy, key) -> dict:
+    """Those that do not start fresh, where they will live."""
+    given = pretrained.initial(config, opened)
+    if not given:
+        return {}
+    path = config.train.init or getattr(config.space, "weights", "")
+    return pretrained.placed(given, strategy.saved_shapes(trainer.init, key).weights, path)
 
 
 def moved_position(written: dict, batch_size: int, step: int) -> str:

@@ -94,7 +94,8 @@ class Chain:
             )
         process = joint.without(self.process, whole)
         tables = params.get(START, {})
-        state = self.method.start.draw(tables, process, like, condition, samplers.fold_in(keys, 0), top)
+        layout = self.method.given.layout(condition)
+        state = self.method.start.draw(tables, process, like, layout, samplers.fold_in(keys, 0), top)
         return state, self.sampler.init(state)
 
     def whole(self, known: ByHalf | None, free: ByHalf | None) -> ByHalf:

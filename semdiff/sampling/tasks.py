@@ -20,6 +20,7 @@ from semdiff.data.source import Source
 from semdiff.data.text import captions_of
 from semdiff.diffusion.joint import ByHalf
 from semdiff.machine import logs, parallel
+from semdiff.methods.autoencoding import Autoencoding
 from semdiff.methods.given import Condition
 from semdiff.methods.method import Method
 from semdiff.sampling import chains
@@ -257,3 +258,18 @@ class Grid:
     def _shown(self, state: ByHalf) -> list[np.ndarray]:
         layout = [] if state.layout is None else [draw.colourise(state.layout, self.palette)]
         return [*layout, state.image]
+
+
+class Reconstructions:
+    """A picture: real | as an autoencoder gives it back | the difference, for examples from all over a source."""
+
+    def __init__(self, method: Autoencoding, source: Source, data: Data, rows: int):
+        self.images = [augment.squash(source[i], data.size)["image"] for i in inputs.spread(source, rows)]
+        self.again = jax.jit(lambda params, image: method.again(params, image[None])[0])
+
+    def __call__(self, params) -> np.ndarray:
+        again = [np.asarray(self.again(params, image)) for image in self.images]
+        apart = [np.abs(a.astype(int) - b.astype(int)).clip(0, 127) * 2 for a, b in zip(self.images, again)]
+        rows = [[a, b, d.astype(np.uint8)] for a, b, d in zip(self.images, again, apart)]
+        headers = ["real", "again", "difference x 2"]
+        return draw.grid(rows, headers=headers, scale=max(1, 128 // rows[0][0].shape[1]))

@@ -19,9 +19,9 @@ from semdiff.machine.paths import local_path
 from semdiff.parser import as_dict, differences, from_dict
 
 # What the weights mean; the rest of a configuration may change between the runs of one workdir.
-IDENTITY = ("model", "process", "layout")
-# Of the model: how it is computed, not what its weights mean.
-COMPUTATION = ("dtype", "remat", "label_conv", "dropout")
+IDENTITY = ("model", "space", "process", "layout")
+# Of these: how it is computed or trained, or where it came from, not what the weights mean.
+COMPUTATION = ("dtype", "remat", "label_conv", "dropout", "guided", "weights", "kl_weight", "border_weight")
 
 
 class CheckpointError(ValueError):

@@ -4,7 +4,9 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any
 
-from semdiff.config import ConfigError
+from semdiff.config import Autoencoding, ConfigError, Experiment
+from semdiff.methods.method import SPACE
+from semdiff.methods.space import DEVIATION, MEAN
 
 Tree = dict[str, Any]
 
@@ -41,6 +43,13 @@ class Rule:
             raise ConfigError(f"config.train.trained is {self.trained}, which leaves nothing to train")
 
 
+def rule_of(config: Experiment) -> Rule:
+    """What a configuration trains. Never a space, nor prompts that were given."""
+    if isinstance(config.model, Autoencoding):
+        return Rule(config.train.trained, (MEAN, DEVIATION))
+    return Rule(config.train.trained, (SPACE, "prompts") if config.data.prompts else (SPACE,))
+
+
 def select(tree: Tree, wanted, above: str = "") -> Tree:
     """The part of a tree whose paths are wanted."""
     chosen = {}
@@ -57,6 +66,14 @@ def merged(tree: Tree, other: Tree) -> Tree:
     """One tree of two that share no leaf."""
     both = tree.keys() & other.keys()
     return {**tree, **other, **{name: merged(tree[name], other[name]) for name in both}}
+
+
+def overlaid(tree: Tree, given: Tree) -> Tree:
+    """`tree`, but for the leaves that are given."""
+    whole = dict(tree)
+    for name, value in given.items():
+        whole[name] = overlaid(tree[name], value) if isinstance(value, dict) else value
+    return whole
 
 
 def paths(tree: Tree, above: str = "") -> list[str]:

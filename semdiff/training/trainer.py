@@ -13,8 +13,9 @@ from semdiff.config import Experiment, Optimizer
 from semdiff.diffusion import losses
 from semdiff.machine.parallel import Collective
 from semdiff.methods import parts
-from semdiff.methods.method import SPACE, Method
-from semdiff.training.params import Rule, merged
+from semdiff.methods.autoencoding import Autoencoding
+from semdiff.methods.method import Method
+from semdiff.training.params import Rule, merged, overlaid, rule_of
 
 
 @struct.dataclass
@@ -87,13 +88,13 @@ def clipped(limit: float) -> optax.GradientTransformation:
 class Trainer:
     """The pure functions of a run."""
 
-    method: Method
+    method: Method | Autoencoding
     optimizer: optax.GradientTransformation
     rate: optax.Schedule
     config: Experiment
 
     @classmethod
-    def build(cls, config: Experiment, method: Method) -> "Trainer":
+    def build(cls, config: Experiment, method: Method | Autoencoding) -> "Trainer":
         steps = config.train.steps
         optimizer = build_optimizer(config.optimizer, steps)
         return cls(method, optimizer, learning_rate(config.optimizer, steps), config)
@@ -101,10 +102,15 @@ class Trainer:
     def init(self, key) -> TrainState:
         return self.fresh(self.method.init(key, self.config.data.size))
 
+    def begin(self, key_and_given) -> TrainState:
+        """The state of a run of which some weights are given, and the others fresh."""
+        key, given = key_and_given
+        return self.fresh(overlaid(self.method.init(key, self.config.data.size), given))
+
     @property
     def rule(self) -> Rule:
         """What is trained."""
-        return Rule(self.config.train.trained, frozen=(SPACE,))
+        return rule_of(self.config)
 
     def fresh(self, weights) -> TrainState:
         """The state of a run that starts from these weights."""

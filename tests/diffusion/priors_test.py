@@ -27,8 +27,8 @@ LAYOUT = np.array([[0, 1, 2], [7, -1, 1]])  # 7 and -1: of no class, row K
 @pytest.mark.parametrize("t", [STEPS, 60, 1])
 def test_a_chain_starts_from_the_statistics_of_its_layout_noised_to_its_first_time(classes, height, width, t):
     given = tables(np.random.default_rng(0), classes, height, width)
-    condition = {"layout": jnp.broadcast_to(LAYOUT, (B, H, W))}
-    state = priors.Measured().draw(given, Process(IMAGE), State(LIKE), condition, KEYS, t)
+    layout = jnp.broadcast_to(LAYOUT, (B, H, W))
+    state = priors.Measured().draw(given, Process(IMAGE), State(LIKE), layout, KEYS, t)
     alpha_bar = float(schedules.alpha(IMAGE.schedule, jnp.asarray(t))) ** 2
     for i, j in np.ndindex(H, W):
         row = LAYOUT[i, j] if 0 <= LAYOUT[i, j] < K else K
@@ -43,7 +43,7 @@ def test_a_chain_starts_from_the_statistics_of_its_layout_noised_to_its_first_ti
 def test_standard_is_the_prior_of_the_process_whatever_the_time():
     process = Process(IMAGE)
     for t in (STEPS, 10):
-        got = priors.STANDARD.draw({}, process, State(LIKE), {}, KEYS, t)
+        got = priors.STANDARD.draw({}, process, State(LIKE), None, KEYS, t)
         np.testing.assert_array_equal(got.image, joint.sample_prior(process, State(LIKE), KEYS).image)
 
 
@@ -66,18 +66,18 @@ def test_layouts_that_are_generated_start_from_how_often_each_place_has_each_cla
     layout = categorical.Categorical(class_schedules.linear(STEPS, K), "uniform")
     given = tables(np.random.default_rng(2)) | {"shares": shares}
     like, t = State(LIKE, jnp.zeros((B, H, W), jnp.int32)), 50
-    state = priors.Measured().draw(given, Process(IMAGE, layout), like, {}, KEYS, t)
+    state = priors.Measured().draw(given, Process(IMAGE, layout), like, None, KEYS, t)
     keep = 1 - t / STEPS
     found = np.stack([(np.asarray(state.layout) == c).mean(0) for c in range(K)], -1)
     np.testing.assert_allclose(found, keep * shares + (1 - keep) / K, atol=0.04)
 
     held = State(LIKE, jnp.full((B, H, W), 2))  # a layout that is given stays, and the image starts from it
-    state = priors.Measured().draw(given, Process(IMAGE), held, {}, KEYS, 1)
+    state = priors.Measured().draw(given, Process(IMAGE), held, None, KEYS, 1)
     np.testing.assert_array_equal(state.layout, held.layout)
     np.testing.assert_allclose(state.image.mean(0), given["mean"][2], atol=0.06)
 
 
 def test_statistics_of_places_start_no_chain_of_another_size():
-    given, condition = tables(np.random.default_rng(0)), {"layout": jnp.zeros((1, 4, 6), jnp.int32)}
+    given, layout = tables(np.random.default_rng(0)), jnp.zeros((1, 4, 6), jnp.int32)
     with pytest.raises(ValueError, match=r"at 2 x 3 start no chain at 4 x 6.*categorical"):
-        priors.Measured().draw(given, Process(IMAGE), State(jnp.zeros((1, 4, 6, 1))), condition, KEYS[:1], 1)
+        priors.Measured().draw(given, Process(IMAGE), State(jnp.zeros((1, 4, 6, 1))), layout, KEYS[:1], 1)

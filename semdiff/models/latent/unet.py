@@ -165,7 +165,7 @@ class Decoder(nn.Module):
 
 
 class UNet(nn.Module):
-    """What x_t [B, h, w, C] was, as its process asks for it, told of words [B, L, W]. added: a ControlNet's."""
+    """What x_t [B, h, w, C] was, as its process asks for it, told of words [B, L, W]; with what a ControlNet adds."""
 
     shape: Shape
     channels: int
