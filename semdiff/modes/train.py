@@ -60,9 +60,7 @@ def prepare(config: Experiment, workdir: Path) -> Run:
         logs.say(f"resumed at step {start} of {workdir}", main)
         logs.say(moved_position(checkpoints.about(start)["config"], c.batch_size, start), main)
     else:
-        state = strategy.create_state(
-            trainer.begin, (key, given_weights(config, opened, trainer, strategy, key))
-        )
+        state = strategy.create_state(*beginning(config, opened, trainer, strategy, key))
     parallel.meet()
     if main:
         write_json(workdir / "config.json", about)
@@ -225,13 +223,16 @@ def check_finite(metrics: dict, limit: int, step: int):
         )
 
 
-def given_weights(config: Experiment, opened: build.Opened, trainer: Trainer, strategy, key) -> dict:
-    """Those that do not start fresh, where they will live."""
+def beginning(config: Experiment, opened: build.Opened, trainer: Trainer, strategy, key) -> tuple:
+    """(a function that makes a state, its argument): nothing is drawn where all weights are given."""
     given = pretrained.initial(config, opened)
     if not given:
-        return {}
-    path = config.train.init or getattr(config.space, "weights", "")
-    return pretrained.placed(given, strategy.saved_shapes(trainer.init, key).weights, path)
+        return trainer.init, key
+    like, path = strategy.saved_shapes(trainer.init, key).weights, config.train.init or "config.space.weights"
+    given = pretrained.placed(given, like, path)
+    if jax.tree.structure(given) == jax.tree.structure(like):
+        return trainer.fresh, given
+    return trainer.begin, (key, given)
 
 
 def moved_position(written: dict, batch_size: int, step: int) -> str:
