@@ -149,6 +149,16 @@ def space_of(config: Experiment, latents: space.Latents, source: Source, found: 
     return plain(found) | {name: np.asarray(value, np.float32) for name, value in normal.items()}
 
 
+def space_params(config: Experiment, opened: build.Opened, workdir: Path) -> Tree:
+    """The parameters of a method's space: a training's, where there is one in the workdir; {} of pixels."""
+    latents = opened.method.space
+    if not isinstance(latents, space.Latents):
+        return {}
+    if (workdir / trained.FROZEN).exists():
+        return weights.load_weights(workdir / trained.FROZEN)[0][SPACE]
+    return initial(config, opened)[SPACE]
+
+
 def plain(autoencoder: Tree) -> Tree:
     """Its weights alone."""
     return {name: autoencoder[name] for name in ("encoder", "decoder") if name in autoencoder}

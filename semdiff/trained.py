@@ -23,7 +23,8 @@ from semdiff.data.text import Vocabulary
 from semdiff.machine import logs
 from semdiff.machine.paths import local_path
 from semdiff.methods import build, scp
-from semdiff.methods.method import START, Method
+from semdiff.methods.method import SPACE, START, Method
+from semdiff.methods.space import called
 from semdiff.parser import from_dict
 from semdiff.sampling import times
 from semdiff.training import checkpoint
@@ -87,7 +88,8 @@ class Trained:
         tree, written = weights.load_weights(path)
         found = moments.of_tree(tree, written, path)
         space = self.method.space
-        moments.check(found, written, path, self.info.names, space.shape(self.config.data.size), space.name)
+        name = called(space, self.params.get(SPACE, {}))
+        moments.check(found, written, path, self.info.names, space.shape(self.config.data.size), name)
         return found
 
 

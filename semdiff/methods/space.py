@@ -11,10 +11,13 @@ A space has
     mask(free)                     -> [B, h, w, 1], true where x depends on a pixel of [B, H, W] that is
 """
 
+import hashlib
 from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol
 
+import jax
 import jax.numpy as jnp
+import numpy as np
 
 from semdiff.diffusion import gaussian
 from semdiff.models import initial
@@ -111,6 +114,16 @@ class Latents:
         b, h, w = free.shape
         stride = self.autoencoder.stride
         return free.reshape(b, h // stride, stride, w // stride, stride).any((2, 4))[..., None]
+
+
+def called(space: Space, params: dict) -> str:
+    """Its name, and where an autoencoder makes it, of which weights: what was measured with one is of no use with another."""
+    if not params:
+        return space.name
+    digest = hashlib.sha256()
+    for leaf in jax.tree.leaves(params):  # as half precision, in which weights may have been kept
+        digest.update(np.asarray(leaf).astype(np.float16).tobytes())
+    return f"{space.name}, autoencoder {digest.hexdigest()[:12]}"
 
 
 def _weights(params: dict) -> dict:

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from semdiff import draw, inputs
+from semdiff import draw, inputs, pretrained
 from semdiff.config import Experiment
 from semdiff.convert import weights
 from semdiff.data import augment, moments, statistics
@@ -24,6 +24,7 @@ from semdiff.machine import logs, parallel
 from semdiff.machine.paths import prepare_workdir
 from semdiff.methods import build, scp
 from semdiff.methods.method import Method
+from semdiff.methods.space import called
 from semdiff.trained import PRIOR
 
 PARTS = "prior-parts"  # a folder of what each process has counted so far
@@ -38,23 +39,24 @@ def prior(config: Experiment, workdir: Path) -> Path:
     opened = build.opened(config, workdir)
     source, method, size = opened.source, opened.method, config.data.size
     folder = prepare_workdir(workdir)
+    params = pretrained.space_params(config, opened, workdir)
     about = moments.about(
         source.info.names,
-        method.space.name,
+        called(method.space, params),
         source.info.name,
         config.data.split,
         statistics.fingerprint(source),
     )
     mine = parallel.share(range(len(source)))
     part = folder / PARTS / f"{jax.process_index()}-of-{jax.process_count()}.safetensors"
-    counted = counted_on(source, method, size, mine, part, about)
+    counted = counted_on(source, method, size, mine, part, about, params)
     total = counted
     for other in others(counted):
         total = total + other
     path = folder / PRIOR
     if parallel.is_main():
         weights.save_weights(path, moments.as_tree(total), about)
-        pictures(config, source, method, total, folder / "pictures")
+        pictures(config, source, method, params, total, folder / "pictures")
         absent = [source.info.names[c] for c in np.flatnonzero(total.by_class().count[:-1] == 0)]
         logs.say(f"never seen, so they start as any class does: {', '.join(absent)}" if absent else "")
         logs.say(f"prior:    {path}; to start from it: --config.sample.prior=joint --config.sample.start=0.8")
@@ -63,7 +65,9 @@ def prior(config: Experiment, workdir: Path) -> Path:
     return path
 
 
-def counted_on(source: Source, method: Method, size, mine, part: Path, about: dict) -> Moments:
+def counted_on(
+    source: Source, method: Method, size, mine, part: Path, about: dict, params: dict | None = None
+) -> Moments:
     """This process's share; every minute what was counted so far is kept in `part`."""
     shape = method.space.shape(size)
     about = about | {"shape": list(shape)}
@@ -73,10 +77,10 @@ def counted_on(source: Source, method: Method, size, mine, part: Path, about: di
     elif done:
         logs.say(f"goes on after {done} of {len(mine)} images, {part}")
     progress, last = logs.Progress(len(mine), done, "image", active=parallel.is_main()), time.monotonic()
-    encode = jax.jit(lambda image: method.space.encode({}, image[None])[0])
+    encode = jax.jit(lambda params, image: method.space.encode(params, image[None])[0])
     for place in range(done, len(mine)):
         example = augment.squash(source[mine[place]], size)
-        image = np.asarray(encode(example["image"]), np.float64)
+        image = np.asarray(encode(params or {}, example["image"]), np.float64)
         stride = size[0] // image.shape[0]
         counted.add(image, example["layout"][::stride, ::stride])
         if time.monotonic() - last > KEEP_EVERY:
@@ -110,14 +114,14 @@ def others(mine: Moments) -> Iterator[Moments]:
             yield Moments(*(part[process] for part in every))
 
 
-def pictures(config: Experiment, source: Source, method: Method, total: Moments, folder: Path):
+def pictures(config: Experiment, source: Source, method: Method, params: dict, total: Moments, folder: Path):
     """What each class looks like where it is, and draws for some layouts."""
     info = source.info
     seen = total.by_class().count[:-1, 0, 0]
     common = np.argsort(-seen, kind="stable")[: min(CLASSES_SHOWN, int((seen > 0).sum()))]
     mean = moments.joint(total, config.sample.prior_strength).mean
     shown = np.where(total.count[common, ..., None] > 0, mean[common], 0)
-    decode = lambda x: np.asarray(method.space.decode({}, jnp.asarray(x, jnp.float32)))  # noqa: E731
+    decode = lambda x: np.asarray(method.space.decode(params, jnp.asarray(x, jnp.float32)))  # noqa: E731
     scale = max(1, 128 // config.data.size[1])
     images, names = decode(shown), [info.names[c] for c in common]
     rows = [

@@ -24,6 +24,7 @@ from semdiff.methods.autoencoding import Autoencoding
 from semdiff.methods.method import Method
 from semdiff.sampling import tasks, times
 from semdiff.training import checkpoint, lock
+from semdiff.training.params import paths
 from semdiff.training.trainer import Trainer, TrainState
 
 
@@ -230,7 +231,7 @@ def beginning(config: Experiment, opened: build.Opened, trainer: Trainer, strate
         return trainer.init, key
     like, path = strategy.saved_shapes(trainer.init, key).weights, config.train.init or "config.space.weights"
     given = pretrained.placed(given, like, path)
-    if jax.tree.structure(given) == jax.tree.structure(like):
+    if set(paths(given)) == set(paths(like)):
         return trainer.fresh, given
     return trainer.begin, (key, given)
 
