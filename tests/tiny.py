@@ -6,7 +6,7 @@ import jax
 import numpy as np
 
 from semdiff import inputs
-from semdiff.config import Experiment, JointUNet
+from semdiff.config import Autoencoding, ControlUNet, Experiment, JointUNet, Latents
 from semdiff.data.classes import generated_classes
 from semdiff.data.source import Info
 from semdiff.methods import build
@@ -104,3 +104,36 @@ def changed(model: Trained, **parts: dict) -> Trained:
     config = model.config
     parts = {part: replace(getattr(config, part), **keys) for part, keys in parts.items()}
     return replace(model, config=replace(config, **parts))
+
+
+def tiny_autoencoder() -> Experiment:
+    """The smallest autoencoder: 8 x 8 pixels as 4 x 4 places of 2 channels."""
+    config = tiny_config()
+    config.model = as_config_dict(Autoencoding())
+    config.space = as_config_dict(
+        Latents(base=4, multipliers=(1, 2), blocks=1, channels=2, groups=2, scale=0.0)
+    )
+    return parse(config)
+
+
+def tiny_control(autoencoder: str = "") -> Experiment:
+    """The smallest ControlNet, in the latents of that."""
+    config = tiny_config()
+    config.data.edges = False
+    config.model = as_config_dict(ControlUNet())
+    config.model.base = 8
+    config.model.multipliers = (1, 2)
+    config.model.blocks = 1
+    config.model.attention = (2,)
+    config.model.head_width = 4
+    config.model.groups = 4
+    config.model.hint = (4, 8)
+    config.model.text_length = 3
+    config.model.text_width = 8
+    config.space = as_config_dict(tiny_autoencoder().space)
+    config.space.weights = autoencoder
+    config.process.variance = "small"
+    config.loss.words_dropout = 0.1
+    config.sample.sampler = "ddim"
+    config.sample.threshold = "none"
+    return parse(config)

@@ -219,11 +219,12 @@ def write(
     return written
 
 
+# First and last beta, which are for 1000 steps.
 BETAS = {"linear": (0.0001, 0.02), "scaled_linear": (0.00085, 0.012)}
 
 
 def _of_process(process: Mapping[str, Any]) -> dict:
-    start, end = BETAS[process["schedule"]]
+    start, end = (beta * 1000 / process["steps"] for beta in BETAS[process["schedule"]])
     return {
         "_class_name": "DDIMScheduler",
         "beta_start": start,

@@ -117,7 +117,7 @@ class Latents:
 
 
 def called(space: Space, params: dict) -> str:
-    """Its name, and where an autoencoder makes it, of which weights: what was measured with one is of no use with another."""
+    """Its name, and of which autoencoder: what was measured with one is of no use with another."""
     if not params:
         return space.name
     digest = hashlib.sha256()

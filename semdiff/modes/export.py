@@ -20,6 +20,7 @@ PICTURE = "samples.png"
 # Keys that say where things lie on the machine of whoever trained, not what was trained.
 HERE = {
     "data": ("root", "prompts"),
+    "space": ("weights",),
     "sample": ("weights", "layouts", "output", "prior_file"),
     "train": ("init",),
     "edit": ("images", "layouts", "old_layouts", "masks", "output"),
@@ -68,7 +69,7 @@ def facts(model: Trained) -> dict:
             if part in model.about
         }
     for part, keys in HERE.items():
-        config[part] |= dict.fromkeys(keys, "")
+        config[part] |= {key: "" for key in keys if key in config[part]}
     return {
         "format": FORMAT,
         "weights": model.name,
