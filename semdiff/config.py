@@ -139,6 +139,8 @@ class ControlUNet:
     # What guidance steers away from the absence of. Words: the layout is always shown (SCP-Diff).
     guided: Literal["words", "layout", "both"] = "words"
     label_conv: Literal["auto", "lookup", "onehot"] = "auto"
+    # Attention by cuDNN, where the program is for a GPU, in bfloat16, and its heads are not too wide.
+    fused: bool = True
     # Recompute blocks in the backward pass: less memory, more time.
     remat: bool = False
     # Of the convolutions and attention.

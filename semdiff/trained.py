@@ -24,6 +24,7 @@ from semdiff.machine import logs
 from semdiff.machine.paths import local_path
 from semdiff.methods import build, scp
 from semdiff.methods.method import SPACE, START, Method
+from semdiff.methods.networks import LayoutAndWords
 from semdiff.methods.space import called
 from semdiff.parser import from_dict
 from semdiff.sampling import times
@@ -66,6 +67,7 @@ class Trained:
         """With all that config.sample asks for beside the weights: tuned times, and statistics to start from."""
         config = times.resolved(self.config, list(self.times), self.name)
         method, tables = scp.started(self.method, config.sample, self.statistics(config.sample))
+        method = with_strength(method, config.sample.control_strength)
         params = {name: part for name, part in self.params.items() if name != START}
         if tables:
             params[START] = jax.tree.map(jnp.asarray, tables)
@@ -91,6 +93,17 @@ class Trained:
         name = called(space, self.params.get(SPACE, {}))
         moments.check(found, written, path, self.info.names, space.shape(self.config.data.size), name)
         return found
+
+
+def with_strength(method: Method, strength: float) -> Method:
+    """With what a ControlNet adds multiplied by this."""
+    if isinstance(method.network, LayoutAndWords):
+        return replace(method, network=replace(method.network, strength=strength))
+    if strength != 1:
+        raise ConfigError(
+            f"config.sample.control_strength is {strength:g}, but this network has no ControlNet: leave it at 1"
+        )
+    return method
 
 
 def opened(config: Experiment, workdir: Path) -> Trained:

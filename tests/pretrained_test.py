@@ -7,6 +7,7 @@ from dataclasses import replace
 import jax
 import numpy as np
 import pytest
+from tiny import tiny_autoencoder, tiny_control
 
 from semdiff import pretrained, trained
 from semdiff.config import ConfigError
@@ -15,7 +16,6 @@ from semdiff.methods import build, space
 from semdiff.methods.method import SPACE
 from semdiff.modes import export, prior, sample, train
 from semdiff.training.params import paths
-from tests.tiny import tiny_autoencoder, tiny_control
 
 
 @pytest.fixture(scope="module")

@@ -45,7 +45,7 @@ def method(config: Experiment, info: Info, rates: np.ndarray | None) -> Method:
     )
     shape = unet.Shape(
         **{name: getattr(c, name) for name in ("base", "multipliers", "blocks", "attention", "head_width")},
-        **{name: getattr(c, name) for name in ("heads", "depth", "groups", "remat")},
+        **{name: getattr(c, name) for name in ("heads", "depth", "groups", "fused", "remat")},
         dtype=jnp.dtype(c.dtype),
     )
     network = unet.ControlUNet(

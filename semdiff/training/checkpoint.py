@@ -21,7 +21,10 @@ from semdiff.parser import as_dict, differences, from_dict
 # What the weights mean; the rest of a configuration may change between the runs of one workdir.
 IDENTITY = ("model", "space", "process", "layout")
 # Of these: how it is computed or trained, or where it came from, not what the weights mean.
-COMPUTATION = ("dtype", "remat", "label_conv", "dropout", "guided", "weights", "kl_weight", "border_weight")
+COMPUTATION = (
+    *("dtype", "remat", "label_conv", "fused", "dropout", "guided", "weights"),
+    *("kl_weight", "border_weight"),
+)
 
 
 class CheckpointError(ValueError):

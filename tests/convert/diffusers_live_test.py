@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from tiny import tiny_control
 
 from semdiff.convert import diffusers_folder
 from semdiff.data.classes import generated_classes
@@ -13,7 +14,6 @@ from semdiff.data.source import Info
 from semdiff.methods import build
 from semdiff.modes import export
 from semdiff.trained import Trained
-from tests.tiny import tiny_control
 
 torch = pytest.importorskip("torch")
 diffusers = pytest.importorskip("diffusers")

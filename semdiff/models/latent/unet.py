@@ -31,7 +31,7 @@ class Shape:
 
     base, multipliers, blocks: width of level 0, its multiples, residual blocks a level. attention: downsampling factors, of
     the latents, at which positions attend to each other and to the words. head_width: channels per head, or `heads` of them
-    when > 0. depth: transformer blocks at each such place.
+    when > 0. depth: transformer blocks at each such place. fused: attention by what the platform has for it.
     """
 
     base: int = 320
@@ -42,6 +42,7 @@ class Shape:
     heads: int = 0
     depth: int = 1
     groups: int = 32
+    fused: bool = True
     remat: bool = False
     dtype: Any = jnp.float32
 
@@ -59,13 +60,14 @@ class Shape:
                 f"(heads={self.heads}): choose model.head_width or model.heads to divide {channels}"
             )
         kind = nn.remat(Transformer) if self.remat else Transformer
-        return kind(heads, self.depth, self.groups, self.dtype, name=name)
+        return kind(heads, self.depth, self.groups, self.fused, self.dtype, name=name)
 
 
 class Attend(nn.Module):
     """From x [B, L, C] to what is given [B, M, W]."""
 
     heads: int
+    fused: bool
     dtype: Any
 
     @nn.compact
@@ -75,22 +77,23 @@ class Attend(nn.Module):
         linear = partial(Dense, channels, dtype=self.dtype)
         q = by_head(linear(use_bias=False, name="q")(x))
         k, v = (by_head(linear(use_bias=False, name=name)(given)) for name in "kv")
-        return linear(name="out")(attend(q, k, v).reshape(x.shape))
+        return linear(name="out")(attend(q, k, v, self.fused).reshape(x.shape))
 
 
 class TransformerBlock(nn.Module):
     """Attention to each other, to the words, and a wide layer (GEGLU), each added to its input."""
 
     heads: int
+    fused: bool
     dtype: Any
 
     @nn.compact
     def __call__(self, x, words):
         norm = partial(nn.LayerNorm, epsilon=1e-5)
         h = norm(name="norm_self")(x).astype(self.dtype)
-        x = x + Attend(self.heads, self.dtype, name="self")(h, h)
+        x = x + Attend(self.heads, self.fused, self.dtype, name="self")(h, h)
         h = norm(name="norm_words")(x).astype(self.dtype)
-        x = x + Attend(self.heads, self.dtype, name="words")(h, words)
+        x = x + Attend(self.heads, self.fused, self.dtype, name="words")(h, words)
         h = norm(name="norm_wide")(x).astype(self.dtype)
         h, gate = jnp.split(Dense(8 * x.shape[-1], dtype=self.dtype, name="wide")(h), 2, axis=-1)
         return x + Dense(x.shape[-1], dtype=self.dtype, name="narrow")(h * nn.gelu(gate, approximate=False))
@@ -102,6 +105,7 @@ class Transformer(nn.Module):
     heads: int
     depth: int
     groups: int
+    fused: bool
     dtype: Any
 
     @nn.compact
@@ -110,7 +114,7 @@ class Transformer(nn.Module):
         inner = GroupNorm(c, self.groups, 1e-6, name="norm")(x).astype(self.dtype).reshape(b, h * w, c)
         inner, words = Dense(c, dtype=self.dtype, name="in")(inner), words.astype(self.dtype)
         for i in range(self.depth):
-            inner = TransformerBlock(self.heads, self.dtype, name=f"block_{i}")(inner, words)
+            inner = TransformerBlock(self.heads, self.fused, self.dtype, name=f"block_{i}")(inner, words)
         out = Dense(c, dtype=self.dtype, kernel_init=nn.initializers.zeros, name="out")(inner)
         return x + out.reshape(b, h, w, c)
 
@@ -294,6 +298,7 @@ class ControlUNet(nn.Module):
         self, x, time, layout=None, edges=None, *, said, states=None, hint=None, strength: float = 1.0
     ):
         """time [B]: 0..999. strength: of the ControlNet -> [B, h, w, out_channels] float32."""
-        words = self.told(said, states)
+        words = self.told(said, states)  # of one absence of words for all of a batch, there is one
+        words = jnp.broadcast_to(words, (len(x), *words.shape[1:]))
         hint = self.hinted(layout, edges) if hint is None else hint
         return self.unet(x, time, words, self.control(x, time, words, hint, strength))
