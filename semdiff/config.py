@@ -42,6 +42,8 @@ class Data:
     # For a control_unet: the folder of prompts that `python -m semdiff.prompts` wrote; empty: what is said of every image,
     # and of none, is learned.
     prompts: str = ""
+    # For a space of latents: the folder of the training images' that --mode=latents wrote; empty: they are computed anew.
+    latents: str = ""
     # Keep decoded images in memory.
     cache: bool = True
     # Processes that prepare batches; 0: threads.

@@ -8,9 +8,10 @@ from typing import Any
 import jax
 import numpy as np
 
-from semdiff.config import ConfigError, ControlUNet, Data, Experiment, JointUNet
+from semdiff.config import ConfigError, ControlUNet, Data, Experiment, JointUNet, Latents
 from semdiff.data import known_classes, make_source, statistics
 from semdiff.data.images import DataError
+from semdiff.data.latents import Encoded
 from semdiff.data.prompts import Prompted, Prompts
 from semdiff.data.prompts import read as read_prompts
 from semdiff.data.readers.folder import Layouts
@@ -153,6 +154,20 @@ def told(config: Experiment, source: Source, words: Vocabulary | None, training:
     if words is None or not isinstance(config.model, JointUNet):
         return source
     return Told(source, words, config.model.text_length, share)
+
+
+def encoded(config: Experiment, source: Source) -> Source:
+    """The source with its images' latents, where config.data.latents has them."""
+    if not config.data.latents:
+        return source
+    if not isinstance(config.space, Latents):
+        raise ConfigError("config.data.latents is set, but config.space.kind is pixels: leave it empty")
+    if config.data.max_scale != 1:
+        raise ConfigError(
+            f"config.data.max_scale is {config.data.max_scale:g}, but latents are of one crop: set it to 1, or leave "
+            "config.data.latents empty"
+        )
+    return Encoded(source, local_path(config.data.latents, "config.data.latents"))
 
 
 def prompts(config: Experiment) -> Prompts | None:

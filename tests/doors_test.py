@@ -41,7 +41,14 @@ WINGS = {
 # Wing -> the libraries that it may use beside Python's own; a wing that is not here is free.
 LIBRARIES = {
     "diffusion": {"jax", "numpy", "jaxtyping"},
-    "data": {"numpy", "PIL", "grain", "absl", "scipy"},  # no jax: reading files starts fast without it
+    "data": {
+        "numpy",
+        "PIL",
+        "grain",
+        "absl",
+        "scipy",
+        "array_record",
+    },  # no jax: reading files starts fast without it
     "convert": {"numpy", "ml_dtypes", "safetensors"},
     "draw": {"numpy", "PIL"},
     "config": set(),

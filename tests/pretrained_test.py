@@ -14,7 +14,7 @@ from semdiff.config import ConfigError
 from semdiff.convert import diffusers_folder, weights
 from semdiff.methods import build, space
 from semdiff.methods.method import SPACE
-from semdiff.modes import export, prior, sample, train
+from semdiff.modes import export, latents, prior, sample, train
 from semdiff.training.params import paths
 
 
@@ -220,3 +220,30 @@ def classes_with(palette):
     from semdiff.data.source import ClassInfo, Info
 
     return Info("colourful", tuple(ClassInfo(f"{i}", tuple(map(int, rgb))) for i, rgb in enumerate(palette)))
+
+
+def test_latents_that_were_encoded_beforehand(runs, tmp_path):
+    """A training from them has the losses of one that encodes, mirrored images too; other data are refused."""
+    config = tiny_control(str(runs[0]))
+    folder = latents.encode(config, runs[1])
+    assert latents.encode(config, runs[1]) == folder  # nothing is left to do
+    source = build.opened(replace(config, data=replace(config.data, latents=str(folder))), runs[1]).source
+    model = opened(runs)
+    for index in (0, 31):
+        pixels = source[index]["image"]
+        both = np.stack([pixels, pixels[:, ::-1]])
+        said = model.method.space.said(model.params[SPACE], both)
+        np.testing.assert_allclose(source[index]["latents"], said, rtol=2e-3, atol=1e-3)
+
+    def losses(**data):
+        changed = replace(config, data=replace(config.data, **data), train=replace(config.train, steps=4))
+        name = "with" if data else "without"
+        train.train(changed, tmp_path / name)
+        lines = (tmp_path / name / "metrics.jsonl").read_text().splitlines()
+        return [row["loss"] for row in map(json.loads, lines) if "loss" in row]
+
+    np.testing.assert_allclose(losses(latents=str(folder)), losses(), rtol=1e-2)
+    with pytest.raises(ValueError, match=r"latents\.json: fingerprint is"):
+        losses(latents=str(folder), size=(16, 16))
+    with pytest.raises(ConfigError, match=r"max_scale is 1\.5, but latents are of one crop"):
+        losses(latents=str(folder), max_scale=1.5)

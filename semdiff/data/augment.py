@@ -73,6 +73,11 @@ def nearest(values: np.ndarray, size: Size) -> np.ndarray:
     return _nearest(values, size, (0, 0), size)
 
 
+def covering(shape: Size, size: Size) -> Size:
+    """`shape` reduced or enlarged to the least that covers `size`."""
+    return _cover(shape, size, 1.0)
+
+
 def _shape(example: Example) -> Size:
     return example["layout"].shape[:2]
 

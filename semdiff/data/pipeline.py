@@ -50,8 +50,9 @@ def train_iterator(
 
     "image" uint8 [b,H,W,3], "layout" int32 [b,H,W], "slot" int32 [b] (the place in the global
     batch) and, where the source has instances and `edges` is true, "edges" uint8 [b,H,W]; where it
-    has texts or states, "text" int32 [b,L] or "state" [b,L,W], one of an example's drawn; where b is
-    batch_size / hosts. Reading goes on in threads while a batch is used, or in `workers` processes:
+    has latents, "latent" float32 [b,h,w,2C] in the place of the image; where it has texts or states,
+    "text" int32 [b,L] or "state" [b,L,W], one of an example's drawn; where b is batch_size / hosts.
+    Reading goes on in threads while a batch is used, or in `workers` processes:
     the program that starts them must be importable (`if __name__ == "__main__":`). `cache` keeps each
     example decoded once it was
     read, in every process of its own.
@@ -181,8 +182,11 @@ class _Prepare:
         rng = np.random.default_rng([self.seed, g])
         mirrored = rng.random() < 0.5  # drawn in any case, so that crops do not depend on `flip`
         example = augment.train_crop(example, self.size, self.max_scale, rng)
-        if self.flip and mirrored:
+        mirrored &= self.flip
+        if mirrored:
             example = augment.flip(example, self.flip_pairs)
+        if "latents" in example:
+            example = {**example, "latents": example["latents"][int(mirrored)]}
         for several in SEVERAL:
             if several in example:
                 chosen = rng.integers(len(example[several]))
@@ -192,6 +196,8 @@ class _Prepare:
 
 def _arrays(example: Example, edges: bool) -> dict[str, np.ndarray]:
     arrays = {"image": example["image"]} if "image" in example else {}
+    if "latents" in example:
+        arrays = {"latent": example["latents"]}  # in the image's place
     arrays["layout"] = example["layout"].astype(np.int32)
     if edges and "instance" in example:
         arrays["edges"] = augment.edges(example["instance"])

@@ -83,6 +83,8 @@ def count(source: Source, indices: Sequence[int], report: Callable[[int], None] 
 def fingerprint(source: Source) -> str:
     """A short hash of what a source lists: its classes and the names of its files (without opening them) or its settings."""
     contents: list[str] | str
+    while hasattr(source, "source"):  # what examples are given beside their own
+        source = source.source
     if hasattr(source, "files"):
         contents = [f.name for f in source.files]
     else:

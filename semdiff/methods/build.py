@@ -82,12 +82,14 @@ class Opened:
         return inputs.identity(self.info, "edges" in self.subject.reads, self.rates, self.vocabulary)
 
 
-def opened(config: Experiment, workdir: Path) -> Opened:
-    """Opens the training data; class rates that are measured are kept in the workdir."""
+def opened(config: Experiment, workdir: Path, encoded: bool = True) -> Opened:
+    """Opens the training data; class rates that are measured are kept in the workdir. encoded: with the images' latents,
+    where config.data.latents has them."""
     source = inputs.training_source(config.data, config.seed)
     rates, vocabulary = (
         inputs.class_rates(config, source, workdir),
         inputs.vocabulary(config, source, workdir),
     )
     subject = build(config, source.info, rates, len(vocabulary or ()))
-    return Opened(inputs.told(config, source, vocabulary, training=True), rates, vocabulary, subject)
+    source = inputs.told(config, source, vocabulary, training=True)
+    return Opened(inputs.encoded(config, source) if encoded else source, rates, vocabulary, subject)

@@ -13,7 +13,7 @@ from semdiff.diffusion import gaussian, guidance, joint, losses, priors, sampler
 from semdiff.diffusion.joint import ByHalf, State
 from semdiff.methods.given import Condition, Given, which_dropped
 from semdiff.methods.networks import Network
-from semdiff.methods.space import PIXELS, Space
+from semdiff.methods.space import PIXELS, Space, drawn
 
 # The parameters of a space, and the tables of a start, stand beside the network's under these names.
 SPACE, START = "space", "start"
@@ -95,7 +95,10 @@ class Method:
         t_keys, noise_keys, drop_keys, dropout_keys, given_keys, space_keys = (
             samplers.fold_in(keys, i) for i in range(6)
         )
-        start = self.encode(params, batch["image"], batch["layout"], space_keys)
+        if "latent" in batch:  # encoded beforehand
+            start = State(drawn(batch["latent"], space_keys))
+        else:
+            start = self.encode(params, batch["image"], batch["layout"], space_keys)
         t, weight = time_sampler.sample(t_keys)
         at, counts = self._times(t, keys, drop_keys if train else None)
         noise = joint.noise(self.process, start, noise_keys)

@@ -100,10 +100,14 @@ class Latents:
         stride = self.autoencoder.stride
         return size[0] // stride, size[1] // stride, self.channels
 
+    def said(self, params: dict, pixels):
+        """Mean and deviation of q(x_0 | pixels), side by side [B, h, w, 2C]."""
+        q: Any = self.autoencoder.apply({"params": _weights(params)}, to_unit(pixels), method="encode")
+        mean, deviation = q.mean - params[MEAN], jnp.exp(0.5 * q.log_variance)
+        return jnp.concatenate([mean / params[DEVIATION], deviation / params[DEVIATION]], axis=-1)
+
     def encode(self, params: dict, pixels, keys=None):
-        said: Any = self.autoencoder.apply({"params": _weights(params)}, to_unit(pixels), method="encode")
-        z = said.mean if keys is None else said.draw(gaussian.normal(keys, said.mean))
-        return (z - params[MEAN]) / params[DEVIATION]
+        return drawn(self.said(params, pixels), keys)
 
     def decode(self, params: dict, x):
         z = x * params[DEVIATION] + params[MEAN]
@@ -114,6 +118,12 @@ class Latents:
         b, h, w = free.shape
         stride = self.autoencoder.stride
         return free.reshape(b, h // stride, stride, w // stride, stride).any((2, 4))[..., None]
+
+
+def drawn(said, keys=None):
+    """x_0 of the mean and deviation of its channels; the mean without keys."""
+    mean, deviation = jnp.split(said, 2, axis=-1)
+    return mean if keys is None else mean + deviation * gaussian.normal(keys, mean)
 
 
 def called(space: Space, params: dict) -> str:

@@ -17,11 +17,13 @@ from jax.experimental import multihost_utils
 from semdiff import inputs, pretrained, trained
 from semdiff.config import Experiment
 from semdiff.data import classes, pipeline
+from semdiff.data.latents import Encoded
 from semdiff.machine import logs, parallel
 from semdiff.machine.paths import prepare_workdir, write_json
 from semdiff.methods import build, scp
 from semdiff.methods.autoencoding import Autoencoding
-from semdiff.methods.method import Method
+from semdiff.methods.method import SPACE, Method
+from semdiff.modes import latents
 from semdiff.sampling import tasks, times
 from semdiff.training import checkpoint, lock
 from semdiff.training.params import paths
@@ -68,6 +70,8 @@ def prepare(config: Experiment, workdir: Path) -> Run:
     saved = strategy.saved_form(state)
     params, frozen = parallel.to_local((saved.params, saved.frozen))
     logs.say(logs.parameter_table(params), main)
+    if isinstance(opened.source, Encoded):
+        opened.source.check(latents.about_of(opened.source, config, opened.method.space, frozen[SPACE]))
     logs.say(f"frozen: {logs.megabytes(checkpoint.tree_bytes(frozen))} of weights" if frozen else "", main)
     if main:
         (workdir / "parameters.txt").write_text(logs.parameter_file(params) + "\n")
