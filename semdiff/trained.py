@@ -14,9 +14,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from semdiff import inputs
-from semdiff.config import ConfigError, Experiment, Sample
+from semdiff import inputs, stable_diffusion
+from semdiff.config import ConfigError, ControlUNet, Experiment, Sample
 from semdiff.convert import gcdp, sdm, torch_file, weights
+from semdiff.convert.diffusers_folder import Found
 from semdiff.data import classes, moments
 from semdiff.data.source import Info
 from semdiff.data.text import Vocabulary
@@ -110,7 +111,11 @@ def opened(config: Experiment, workdir: Path) -> Trained:
     """The weights that config.sample.weights names, else those of the newest checkpoint of the workdir."""
     if config.sample.weights:
         path = local_path(config.sample.weights, "config.sample.weights")
-        found = of_folder(config, path) if path.is_dir() else of_file(config, path, workdir)
+        released = stable_diffusion.found_in(path) if isinstance(config.model, ControlUNet) else None
+        if released is not None:
+            found = of_stable_diffusion(config, released, path, workdir)
+        else:
+            found = of_folder(config, path) if path.is_dir() else of_file(config, path, workdir)
     else:
         found = of_workdir(config, workdir)
     beside = [place for place in (workdir, found.folder) if place is not None and (place / PRIOR).exists()]
@@ -164,18 +169,39 @@ def of_folder(config: Experiment, folder: Path) -> Trained:
 def of_file(config: Experiment, path: Path, workdir: Path) -> Trained:
     """A file of weights alone, or a released .pt: their classes are those of the configuration's data set."""
     params, metadata = read_weights(path, *heads_of(config))
-    info = None if inputs.measures_rates(config) else inputs.classes_of(config.data)
-    if info is not None:
-        rates = inputs.named_rates(config, info)
-    else:
-        data = build.opened(config, workdir)
-        info, rates = data.info, data.rates
+    info, rates = classes_for(config, workdir)
     method = build.build_method(config, info, rates)
     weights.check_tree(params, shapes_of(method, config), path)
     params = jax.tree.map(jnp.asarray, params)
     return Trained(
         config, method, params, f"{path.stem}-{digest(path)}", info, rates, tuple(metadata.get("times", ()))
     )
+
+
+def of_stable_diffusion(config: Experiment, released: Found, path: Path, workdir: Path) -> Trained:
+    """Stable Diffusion with a ControlNet as released, told of the prompts of config.data.prompts."""
+    info, rates = classes_for(config, workdir)
+    method = build.build_method(config, info, rates)
+    params = stable_diffusion.fitted(config, released, info, "edges" in method.reads, path)
+    if (prompts := inputs.prompts(config)) is not None:
+        params["prompts"] = prompts.table
+    if "prompts" not in params:
+        raise ConfigError(
+            f"{path} has no prompts: encode some with `python -m semdiff.prompts`, and name them in config.data.prompts"
+        )
+    weights.check_tree(params, shapes_of(method, config), path)
+    seen = np.asarray(params["control"]["hint"]["labels"]["kernel"]).tobytes()
+    name = f"{path.stem}-{hashlib.sha256(seen).hexdigest()[:8]}"
+    return Trained(config, method, jax.tree.map(in_full, params), name, info, rates)
+
+
+def classes_for(config: Experiment, workdir: Path) -> tuple[Info, np.ndarray | None]:
+    """The classes and class rates that released weights are for: known, or those of the data."""
+    info = None if inputs.measures_rates(config) else inputs.classes_of(config.data)
+    if info is not None:
+        return info, inputs.named_rates(config, info)
+    data = build.opened(config, workdir)
+    return data.info, data.rates
 
 
 def heads_of(config: Experiment) -> tuple[int, int]:

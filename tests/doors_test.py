@@ -29,9 +29,11 @@ WINGS = {
     "sampling":  "config parser draw machine inputs data diffusion methods",
     "training":  "config parser machine diffusion methods",
     "prompts":   "machine data",
-    "trained":   "config parser machine inputs data convert methods sampling training",
+    "stable_diffusion":
+                 "config convert data machine methods training",
+    "trained":   "config parser machine inputs data convert methods sampling training stable_diffusion",
     "pretrained":
-                 "config machine inputs data convert methods training trained",
+                 "config machine inputs data convert methods training stable_diffusion trained",
     "arrays":    "config data trained",
     "modes":     "config parser draw machine inputs data diffusion metrics convert models methods sampling training trained "
                  "pretrained",

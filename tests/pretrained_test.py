@@ -7,11 +7,13 @@ from dataclasses import replace
 import jax
 import numpy as np
 import pytest
+from PIL import Image
 from tiny import tiny_autoencoder, tiny_control
 
-from semdiff import pretrained, trained
+from semdiff import pretrained, stable_diffusion, trained
 from semdiff.config import ConfigError
 from semdiff.convert import diffusers_folder, weights
+from semdiff.data.source import ClassInfo, Info
 from semdiff.methods import build, space
 from semdiff.methods.method import SPACE
 from semdiff.modes import export, latents, prior, sample, train
@@ -118,6 +120,30 @@ def test_out_to_diffusers_and_in_again(runs, tmp_path):
     assert abs(apart).max() <= 1
 
 
+def test_released_weights_are_sampled_as_they_are(runs, tmp_path):
+    """A diffusers directory makes the images of the model that it was written from."""
+    model = opened(runs, limit=2, output=str(tmp_path / "a"))
+    params = jax.tree.map(np.asarray, model.params)
+    diffusers_folder.write(tmp_path / "sd", params, export.facts(model)["config"], "these")
+    sample.sample(model, tmp_path)
+    config = initialised("")
+    c = replace(config.sample, weights=str(tmp_path / "sd"), limit=2, output=str(tmp_path / "b"))
+    again = trained.opened(replace(config, sample=c), tmp_path).ready()
+    sample.sample(again, tmp_path)
+    made = sorted(path.relative_to(tmp_path / "a") for path in (tmp_path / "a").rglob("*.png"))
+    assert made
+    for path in made:
+        one, other = (read_image(tmp_path / part / path).astype(int) for part in "ab")
+        assert np.abs(one - other).max() <= 1
+    (tmp_path / "sd" / "prompts.safetensors").unlink()
+    with pytest.raises(ConfigError, match=r"sd has no prompts: encode some"):
+        trained.opened(replace(config, sample=c), tmp_path)
+
+
+def read_image(path):
+    return np.asarray(Image.open(path))
+
+
 def begun(config, tmp_path):
     """What a training of this configuration begins from."""
     subject = build.opened(config, tmp_path)
@@ -199,27 +225,15 @@ def test_colours_become_the_classes_that_have_them():
     rng = np.random.default_rng(0)
     palette = rng.integers(0, 256, (16, 3))
     kernel = rng.standard_normal((3, 3, 3, 4)).astype(np.float32)
-    subject = build.build_method(tiny_control(), info := classes_with(palette))
-    about = build.Opened(Source(info), None, None, subject)
+    info = Info("colourful", tuple(ClassInfo(f"{i}", tuple(map(int, rgb))) for i, rgb in enumerate(palette)))
     control = {"hint": {"labels": {"kernel": kernel, "bias": np.zeros(4)}}}
-    made = pretrained.of_classes(control, about, "there")["hint"]["labels"]["kernel"]
+    made = stable_diffusion.of_classes(control, info, False, "there")["hint"]["labels"]["kernel"]
     ids = rng.integers(0, 16, (1, 6, 6))
     one_hot, colours = np.eye(16)[ids], palette[ids] / 255
     convolve = lambda x, w: jax.lax.conv_general_dilated(  # noqa: E731
         x.astype(np.float32), w, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
     )
     np.testing.assert_allclose(convolve(one_hot, made), convolve(colours, kernel), atol=1e-5)
-
-
-class Source:
-    def __init__(self, info):
-        self.info = info
-
-
-def classes_with(palette):
-    from semdiff.data.source import ClassInfo, Info
-
-    return Info("colourful", tuple(ClassInfo(f"{i}", tuple(map(int, rgb))) for i, rgb in enumerate(palette)))
 
 
 def test_latents_that_were_encoded_beforehand(runs, tmp_path):

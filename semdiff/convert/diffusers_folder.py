@@ -18,6 +18,10 @@ from semdiff.convert.weights import write_safetensors
 CLASSES = {"UNet2DConditionModel": "unet", "ControlNetModel": "controlnet", "AutoencoderKL": "vae"}
 NAMES = {"unet": "unet", "controlnet": "control", "vae": "space"}  # of the folders -> of our parameters
 WEIGHTS = "diffusion_pytorch_model.safetensors"
+PROMPTS, STATES = (
+    "prompts.safetensors",
+    ("negative_prompt_embeds", "prompt_embeds"),
+)  # ours, beside diffusers' own
 ABOUT, INDEX = "config.json", "diffusion_pytorch_model.safetensors.index.json"
 PREDICTIONS = {"epsilon": "eps", "v_prediction": "v", "sample": "x0"}
 SCHEDULES = {"linear": "linear", "scaled_linear": "scaled_linear"}
@@ -71,6 +75,11 @@ def read(folder: Path) -> Found:
             )
         found.add(part, _tensors(place), place)
         _settings(part, written, place, found)
+    if (folder / PROMPTS).is_file():
+        states = safetensors_file.load(folder / PROMPTS)[0]
+        if not states.keys() >= set(STATES):
+            raise ValueError(f"{folder / PROMPTS}: lacks {' or '.join(STATES)}. Copy it again")
+        found.params["prompts"] = np.stack([states[name] for name in STATES])
     schedule = folder / "scheduler" / "scheduler_config.json"
     if schedule.is_file():
         written = _json(schedule)
@@ -206,12 +215,9 @@ def write(
         tensors = latent.to_torch(weights, latent.entries_of(a), source)
         _write_part(folder / "vae", tensors, _of_autoencoder(a, space, scale))
         written.append("vae")
-    states = {
-        name: np.asarray(row)
-        for name, row in zip(("negative_prompt_embeds", "prompt_embeds"), params["prompts"])
-    }
-    write_safetensors(folder / "prompts.safetensors", states)
-    written.append("prompts.safetensors")
+    states = {name: np.asarray(row) for name, row in zip(STATES, params["prompts"])}
+    write_safetensors(folder / PROMPTS, states)
+    written.append(PROMPTS)
     schedule = config["process"]["schedule"]
     if schedule in BETAS:
         _write_json(folder / "scheduler" / "scheduler_config.json", _of_process(config["process"]))

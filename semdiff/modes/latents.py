@@ -11,12 +11,11 @@ import numpy as np
 
 from semdiff import pretrained
 from semdiff.config import ConfigError, Experiment
-from semdiff.data import latents, statistics
+from semdiff.data import latents
 from semdiff.data.source import Source
 from semdiff.machine import logs, parallel
 from semdiff.machine.paths import local_path, prepare_workdir, write_json
 from semdiff.methods import build, space
-from semdiff.methods.space import called
 
 BATCH = 8
 
@@ -31,7 +30,7 @@ def encode(config: Experiment, workdir: Path) -> Path:
     default = prepare_workdir(workdir) / "latents"
     folder = local_path(config.data.latents, "config.data.latents") if config.data.latents else default
     source, size = opened.source, config.data.size
-    about = about_of(source, config, inside, params)
+    about = pretrained.about_latents(source, config, inside, params)
     if parallel.is_main():
         prepare_workdir(folder)
         if (folder / latents.ABOUT).exists() and latents.read_about(folder) != about:
@@ -53,13 +52,6 @@ def encode(config: Experiment, workdir: Path) -> Path:
     parallel.meet()
     logs.say(f"latents: {folder}; to train with them: --config.data.latents={folder}", parallel.is_main())
     return folder
-
-
-def about_of(source: Source, config: Experiment, inside: space.Space, params: dict) -> dict:
-    shape = inside.shape(config.data.size)
-    return latents.about(
-        called(inside, params), statistics.fingerprint(source), config.data.size, shape, len(source)
-    )
 
 
 def records(

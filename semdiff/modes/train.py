@@ -23,7 +23,6 @@ from semdiff.machine.paths import prepare_workdir, write_json
 from semdiff.methods import build, scp
 from semdiff.methods.autoencoding import Autoencoding
 from semdiff.methods.method import SPACE, Method
-from semdiff.modes import latents
 from semdiff.sampling import tasks, times
 from semdiff.training import checkpoint, lock
 from semdiff.training.params import paths
@@ -71,7 +70,9 @@ def prepare(config: Experiment, workdir: Path) -> Run:
     params, frozen = parallel.to_local((saved.params, saved.frozen))
     logs.say(logs.parameter_table(params), main)
     if isinstance(opened.source, Encoded):
-        opened.source.check(latents.about_of(opened.source, config, opened.method.space, frozen[SPACE]))
+        opened.source.check(
+            pretrained.about_latents(opened.source, config, opened.method.space, frozen[SPACE])
+        )
     logs.say(f"frozen: {logs.megabytes(checkpoint.tree_bytes(frozen))} of weights" if frozen else "", main)
     if main:
         (workdir / "parameters.txt").write_text(logs.parameter_file(params) + "\n")
