@@ -178,6 +178,7 @@ def control() -> ml_collections.ConfigDict:
     config.process.schedule = "scaled_linear"  # Stable Diffusion's: its top still shows the image a little
     config.process.variance = "small"
     config.loss.words_dropout = 0.1
+    config.sample.steps = 20
     config.sample.threshold = "none"
     return config
 

@@ -10,10 +10,12 @@ import pytest
 from PIL import Image
 from tiny import tiny_autoencoder, tiny_control
 
-from semdiff import pretrained, stable_diffusion, trained
+from semdiff import inputs, pretrained, stable_diffusion, trained
 from semdiff.config import ConfigError
 from semdiff.convert import diffusers_folder, weights
+from semdiff.data import pipeline
 from semdiff.data.source import ClassInfo, Info
+from semdiff.diffusion.losses import UniformTime
 from semdiff.methods import build, space
 from semdiff.methods.method import SPACE
 from semdiff.modes import export, latents, prior, sample, train
@@ -27,6 +29,11 @@ def runs(tmp_path_factory):
     train.train(tiny_autoencoder(), root / "autoencoder")
     train.train(tiny_control(str(root / "autoencoder")), root / "control")
     return root / "autoencoder", root / "control"
+
+
+def quiet(config, **keys):
+    """A training that is not looked at: its programs would take longer than its steps."""
+    return replace(config, train=replace(config.train, grid=0, eval_batches=0, **keys))
 
 
 def opened(runs, **sampling) -> trained.Trained:
@@ -174,9 +181,7 @@ def test_a_controlnet_begins_as_its_unet(released, tmp_path):
     config = initialised(released)
     given = begun(config, tmp_path)
     assert_same(given["control"]["encoder"], given["unet"]["encoder"])
-    config = replace(
-        config, train=replace(config.train, steps=1, trained=("control/*", "unet/decoder/*", "prompts"))
-    )
+    config = quiet(config, steps=1, trained=("control/*", "unet/decoder/*", "prompts"))
     state = train.train(config, tmp_path / "run")
     assert_same(state.frozen["unet"]["encoder"], given["unet"]["encoder"])
     moved = np.asarray(state.params["control"]["zero_0"]["kernel"])
@@ -237,7 +242,7 @@ def test_colours_become_the_classes_that_have_them():
 
 
 def test_latents_that_were_encoded_beforehand(runs, tmp_path):
-    """A training from them has the losses of one that encodes, mirrored images too; other data are refused."""
+    """Losses are those of images that are encoded then, mirrored ones too; latents of other data are refused."""
     config = tiny_control(str(runs[0]))
     folder = latents.encode(config, runs[1])
     assert latents.encode(config, runs[1]) == folder  # nothing is left to do
@@ -249,15 +254,24 @@ def test_latents_that_were_encoded_beforehand(runs, tmp_path):
         said = model.method.space.said(model.params[SPACE], both)
         np.testing.assert_allclose(source[index]["latents"], said, rtol=2e-3, atol=1e-3)
 
-    def losses(**data):
-        changed = replace(config, data=replace(config.data, **data), train=replace(config.train, steps=4))
-        name = "with" if data else "without"
-        train.train(changed, tmp_path / name)
-        lines = (tmp_path / name / "metrics.jsonl").read_text().splitlines()
-        return [row["loss"] for row in map(json.loads, lines) if "loss" in row]
+    def with_data(**data):
+        return quiet(replace(config, data=replace(config.data, **data)))
 
-    np.testing.assert_allclose(losses(latents=str(folder)), losses(), rtol=1e-2)
-    with pytest.raises(ValueError, match=r"latents\.json: fingerprint is"):
-        losses(latents=str(folder), size=(16, 16))
+    def losses(changed):
+        subject = build.opened(changed, runs[1])
+        batches = pipeline.train_iterator(subject.source, **inputs.training_options(changed))
+        run = jax.jit(lambda batch, keys: subject.method.loss(model.params, batch, keys, UniformTime(50))[0])
+        keys = jax.random.split(jax.random.key(0), config.train.batch_size)
+        found = []
+        for _ in range(2):
+            batch = next(batches)
+            assert ("latent" in batch) != ("image" in batch)
+            found.append(run(batch, keys)["loss"])
+        batches.close()
+        return np.stack(found)
+
+    np.testing.assert_allclose(losses(with_data(latents=str(folder))), losses(with_data()), rtol=2e-2)
+    with pytest.raises(ValueError, match=r"latents\.json: space is"):
+        train.train(with_data(latents=str(folder), size=(16, 16)), tmp_path / "larger")
     with pytest.raises(ConfigError, match=r"max_scale is 1\.5, but latents are of one crop"):
-        losses(latents=str(folder), max_scale=1.5)
+        build.opened(with_data(latents=str(folder), max_scale=1.5), tmp_path)
