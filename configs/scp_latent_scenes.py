@@ -23,5 +23,6 @@ def get_config() -> ml_collections.ConfigDict:
     config.train.steps = 3000
     config.train.eval_every = 500
     config.evaluate.limit = 128
-    config.evaluate.segmenter_steps = 1500
+    config.evaluate.segmenter_steps = 700
+    config.evaluate.segmenter_width = 16
     return scp.begun(config)
