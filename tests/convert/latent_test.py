@@ -120,3 +120,40 @@ def test_what_is_missing_is_named():
         latent.to_semdiff(tensors, "somewhere")
     with pytest.raises(ValueError, match=r"not a UNet or ControlNet.*lacks the weight 'conv_in.weight'"):
         latent.to_semdiff({"conv1.weight": np.zeros((2, 2))}, "somewhere")
+
+
+def test_outputs_of_the_original_code():
+    """From the names of its files, a ControlNet of colours and all."""
+    import jax
+
+    from semdiff import stable_diffusion
+    from semdiff.convert import diffusers_folder, ldm
+    from semdiff.data.source import ClassInfo, Info
+    from semdiff.models.latent.autoencoder import Autoencoder
+    from semdiff.models.latent.unet import ControlUNet, Shape
+
+    wanted, tensors = np.load(FIXTURES / "released_ldm.npz"), {}
+    for line in wanted["shapes"].tobytes().decode().splitlines():
+        name, shape = line.split(" ")
+        tensors[name] = RECIPE.weight(name, tuple(map(int, shape.split(","))))
+    assert ldm.is_ldm(tensors)
+    found = diffusers_folder.of_tensors("a.ckpt", {f"state_dict.{n}": t for n, t in tensors.items()})
+    info = Info("five", tuple(ClassInfo(f"{i}", tuple(map(int, c))) for i, c in enumerate(RECIPE.PALETTE)))
+    control = stable_diffusion.of_classes(found.params["control"], info, False, "a.ckpt")
+    a, given = found.networks["unet"], RECIPE.inputs("ldm")
+    shape = Shape(a.base, a.multipliers, a.blocks, a.attention, heads=8, depth=a.depth)
+    network = ControlUNet(shape, 5, hint=found.networks["control"].hint, prompts=(7, 24))
+    params = {"unet": found.params["unet"], "control": control, "prompts": np.zeros((2, 7, 24), np.float32)}
+    state, told = (given["image"], given["time"], given["layout"]), np.full(2, 2, np.int32)
+    run = jax.jit(lambda params: network.apply({"params": params}, *state, said=told, states=given["words"]))
+    close(run(params), wanted["denoised"], "UNet and ControlNet")
+
+    a = found.networks["space"]
+    autoencoder, weights = (
+        Autoencoder(a.base, a.multipliers, a.blocks, a.channels),
+        {"params": found.params["space"]},
+    )
+    run = jax.jit(lambda x, method: autoencoder.apply(weights, x, method=method), static_argnums=1)
+    said = run(RECIPE.inputs("autoencoder")["image"], "encode")
+    close(said.mean, wanted["said"][..., :4], "mean")
+    close(run(wanted["said"][..., :4], "decode"), wanted["decoded"], "decoded")
