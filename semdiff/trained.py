@@ -118,6 +118,8 @@ def opened(config: Experiment, workdir: Path) -> Trained:
             found = of_folder(config, path) if path.is_dir() else of_file(config, path, workdir)
     else:
         found = of_workdir(config, workdir)
+    if (prompts := inputs.prompts(config)) is not None:  # other words than it was trained with, maybe
+        found = replace(found, params=found.params | {"prompts": jnp.asarray(prompts.table)})
     beside = [place for place in (workdir, found.folder) if place is not None and (place / PRIOR).exists()]
     return replace(
         found, times=(*found.times, *times.entries_of(workdir)), folder=beside[0] if beside else found.folder
@@ -185,7 +187,7 @@ def of_stable_diffusion(config: Experiment, released: Found, path: Path, workdir
     params = stable_diffusion.fitted(config, released, info, "edges" in method.reads, path)
     if (prompts := inputs.prompts(config)) is not None:
         params["prompts"] = prompts.table
-    if "prompts" not in params:
+    elif "prompts" not in params:
         raise ConfigError(
             f"{path} has no prompts: encode some with `python -m semdiff.prompts`, and name them in config.data.prompts"
         )

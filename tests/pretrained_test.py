@@ -13,10 +13,11 @@ from tiny import tiny_autoencoder, tiny_control
 from semdiff import inputs, pretrained, stable_diffusion, trained
 from semdiff.config import ConfigError
 from semdiff.convert import diffusers_folder, weights
-from semdiff.data import pipeline
+from semdiff.data import pipeline, prompts
 from semdiff.data.source import ClassInfo, Info
 from semdiff.diffusion.losses import UniformTime
 from semdiff.methods import build, space
+from semdiff.methods.given import OF_ALL, OWN
 from semdiff.methods.method import SPACE
 from semdiff.modes import export, latents, prior, sample, train
 from semdiff.training.params import paths
@@ -146,6 +147,24 @@ def test_released_weights_are_sampled_as_they_are(runs, tmp_path):
     (tmp_path / "sd" / "prompts.safetensors").unlink()
     with pytest.raises(ConfigError, match=r"sd has no prompts: encode some"):
         trained.opened(replace(config, sample=c), tmp_path)
+
+
+def test_other_words_may_be_said_than_were_learned(runs, tmp_path):
+    table = np.random.default_rng(0).standard_normal((2, 3, 8))
+    captions = np.ones((1, 3, 8))
+    said = {"prompt": "a street", "negative": "", "encoder": "toy"}
+    config = tiny_control(str(runs[0]))
+    first = inputs.evaluation_source(config.data, 0)[0]["name"]
+    prompts.write(tmp_path / "prompts", table, captions, [first], said)
+    config = replace(config, data=replace(config.data, prompts=str(tmp_path / "prompts")))
+    model = trained.opened(config, runs[1]).ready()
+    np.testing.assert_allclose(model.params["prompts"], table, rtol=1e-6)
+    source = inputs.told(config, inputs.evaluation_source(config.data, 0), None)
+    assert [model.method.given.read(source[i])["words"]["said"] for i in range(2)] == [OWN, OF_ALL]
+    with pytest.raises(
+        ConfigError, match=r"text_length is 3 and text_width 4, but the prompts .* 3 states of 8"
+    ):
+        trained.opened(replace(config, model=replace(config.model, text_width=4)), runs[1])
 
 
 def read_image(path):
