@@ -6,13 +6,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from tiny import tiny_experiment
+from tiny import tiny_control, tiny_experiment
 
-from semdiff import inputs, main, trained
+from semdiff import inputs, main, pretrained, trained
 from semdiff.config import ConfigError
 from semdiff.machine.paths import local_path, prepare_workdir
-from semdiff.methods import build
-from semdiff.modes import edit, evaluate, train
+from semdiff.methods import build, space
+from semdiff.models.latent.autoencoder import Autoencoder
+from semdiff.modes import edit, evaluate
 from semdiff.trained import Trained
 from semdiff.training import checkpoint
 
@@ -46,7 +47,14 @@ def test_remote_paths_are_refused(written):
 
 
 def experiment(**parts):
-    config = tiny_experiment()
+    return with_keys(tiny_experiment(), parts)
+
+
+def in_latents(**parts):
+    return with_keys(tiny_control(), parts)
+
+
+def with_keys(config, parts):
     return replace(config, **{part: replace(getattr(config, part), **keys) for part, keys in parts.items()})
 
 
@@ -82,7 +90,12 @@ NAMED = {
         inputs.training_source(tiny_experiment().data, 0),
         Path("run"),
     ),
-    "config.train.init": lambda _: train.initial_weights(None, REMOTE),
+    "config.train.init": lambda _: pretrained.initial(experiment(train={"init": REMOTE}), None),
+    "config.space.weights": lambda _: pretrained.space_of(
+        in_latents(space={"weights": REMOTE}), space.Latents(Autoencoder(), 1.0), None
+    ),
+    "config.data.prompts": lambda _: inputs.prompts(in_latents(data={"prompts": REMOTE})),
+    "config.data.latents": lambda _: inputs.encoded(in_latents(data={"latents": REMOTE}), None),
     "config.sample.weights": lambda _: trained.opened(experiment(sample={"weights": REMOTE}), Path("run")),
     "config.sample.prior_file": lambda _: model_of(
         experiment(sample={"prior": "joint", "prior_file": REMOTE})
