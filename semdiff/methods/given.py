@@ -207,43 +207,15 @@ class Several:
         return {name: fold(keys, i) for i, name in enumerate(self.parts)}
 
 
-@dataclass(frozen=True)
-class TextGiven:
-    """Words: ids [B, L], 0 where a text has ended. No words at all is the absence of a text.
+class Words:
+    """What all that is said has in common: it has no place and is the same at any t, and its absence is zeros."""
 
-    dropout: the share of examples that are trained without theirs. states: > 0 for a network that reads states of so many
-    numbers from an encoder that is not here; it is told nothing.
-    """
-
-    length: int
-    dropout: float = 0.0
-    states: int = 0
-
-    reads = ("text",)
     changes = False
     nulls_alike = True
-
-    def condition(self, batch: Mapping[str, Any]) -> Condition:
-        return {"text": batch["text"], "mask": batch["text"] > 0}
-
-    def read(self, example: Mapping[str, Any]) -> Condition:
-        """An example has `texts` or, as batches have it, `text`; one without is told nothing."""
-        if self.states:
-            return jax.tree.map(lambda a: np.asarray(a)[0], self.empty((1, 1)))
-        nothing = np.zeros(self.length, np.int32)
-        text = example["text"] if "text" in example else example.get("texts", nothing[None])[0]
-        return {"text": text, "mask": text > 0}
+    dropout: float
 
     def pad(self, condition: Condition, multiple: int) -> Condition:
         return condition
-
-    def empty(self, size: tuple[int, int]) -> Condition:
-        if self.states:
-            return {
-                "text": jnp.zeros((1, self.length, self.states)),
-                "mask": jnp.zeros((1, self.length), bool),
-            }
-        return self.condition({"text": jnp.zeros((1, self.length), jnp.int32)})
 
     def layout(self, condition: Condition):
         return None
@@ -261,11 +233,45 @@ class TextGiven:
         return condition
 
 
+@dataclass(frozen=True)
+class TextGiven(Words):
+    """Words: ids [B, L], 0 where a text has ended. No words at all is the absence of a text.
+
+    dropout: the share of examples that are trained without theirs. states: > 0 for a network that reads states of so many
+    numbers from an encoder that is not here; it is told nothing.
+    """
+
+    length: int
+    dropout: float = 0.0
+    states: int = 0
+
+    reads = ("text",)
+
+    def condition(self, batch: Mapping[str, Any]) -> Condition:
+        return {"text": batch["text"], "mask": batch["text"] > 0}
+
+    def read(self, example: Mapping[str, Any]) -> Condition:
+        """An example has `texts` or, as batches have it, `text`; one without is told nothing."""
+        if self.states:
+            return jax.tree.map(lambda a: np.asarray(a)[0], self.empty((1, 1)))
+        nothing = np.zeros(self.length, np.int32)
+        text = example["text"] if "text" in example else example.get("texts", nothing[None])[0]
+        return {"text": text, "mask": text > 0}
+
+    def empty(self, size: tuple[int, int]) -> Condition:
+        if self.states:
+            return {
+                "text": jnp.zeros((1, self.length, self.states)),
+                "mask": jnp.zeros((1, self.length), bool),
+            }
+        return self.condition({"text": jnp.zeros((1, self.length), jnp.int32)})
+
+
 NOTHING, OF_ALL, OWN = 0, 1, 2  # what is said of an image
 
 
 @dataclass(frozen=True)
-class PromptGiven:
+class PromptGiven(Words):
     """What a network with prompts of its own is told of an image: `said`, NOTHING, the prompt OF_ALL, or its OWN, in states.
 
     states: (length, width) of a prompt's; () where images have none of their own. dropout: the share of examples that are
@@ -274,9 +280,6 @@ class PromptGiven:
 
     states: tuple[int, ...] = ()
     dropout: float = 0.0
-
-    changes: ClassVar = False
-    nulls_alike: ClassVar = True
 
     @property
     def reads(self) -> tuple[str, ...]:
@@ -296,24 +299,6 @@ class PromptGiven:
         states = example["state"] if "state" in example else example.get("states", nothing[None])[0]
         return {"said": np.int32(OWN if states.any() else OF_ALL), "states": states}
 
-    def pad(self, condition: Condition, multiple: int) -> Condition:
-        return condition
-
     def empty(self, size: tuple[int, int]) -> Condition:
         states = jnp.zeros((1, *self.states), jnp.float16) if self.states else None
         return {"said": jnp.ones(1, jnp.int32), "states": states}
-
-    def layout(self, condition: Condition):
-        return None
-
-    def null(self, condition: Condition) -> Condition:
-        return jax.tree.map(jnp.zeros_like, condition)
-
-    def drop(self, condition: Condition, keys) -> Condition:
-        return dropped(condition, self.null(condition), keys, self.dropout) if self.dropout else condition
-
-    def noise(self, condition: Condition, keys):
-        return None
-
-    def at(self, condition: Condition, t, noise) -> Condition:
-        return condition
