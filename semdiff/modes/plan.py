@@ -40,9 +40,13 @@ COLLECTIVE = re.compile(
 
 @dataclass(frozen=True)
 class Program:
-    """What a compiler says of a program, per device. needed_gib: as far as it says, where the program does not fit."""
+    """What a compiler says of a program, per device. needed_gib: as far as it says, where the program does not fit.
 
-    seconds: float
+    tracing, compiling: seconds.
+    """
+
+    tracing: float
+    compiling: float
     fits: bool
     arguments_gib: float = 0.0
     temporaries_gib: float = 0.0
@@ -176,6 +180,7 @@ def read(lower, target: Target | None) -> Program:
     began = time.monotonic()
     with traced_for(target.chip.platform if target else ""):
         lowered = lower()
+    traced = time.monotonic()
     try:
         compiled = lowered.compile(compiler_options=target.options if target else None)
     except jax.errors.JaxRuntimeError as error:
@@ -183,13 +188,15 @@ def read(lower, target: Target | None) -> Program:
             raise
         used = USED.search(str(error))
         needed = float(used[1]) / (1 if used[2] == "G" else 1024) if used else 0.0
-        return Program(time.monotonic() - began, False, needed_gib=needed)
+        return Program(traced - began, time.monotonic() - traced, False, needed_gib=needed)
+    compiling = time.monotonic() - traced
     memory, cost = compiled.memory_analysis(), compiled.cost_analysis() or {}
     arguments, temporaries = (memory.argument_size_in_bytes / GIB, memory.temp_size_in_bytes / GIB)
     fresh = max(memory.output_size_in_bytes - memory.alias_size_in_bytes, 0) / GIB
     needed = arguments + temporaries + fresh
     return Program(
-        seconds=time.monotonic() - began,
+        tracing=traced - began,
+        compiling=compiling,
         fits=target is None or needed <= target.chip.memory_gib,
         arguments_gib=arguments,
         temporaries_gib=temporaries,
@@ -275,4 +282,7 @@ def say_program(what: str, program: Program):
         facts += [f"{program.tflop:.3g} TFLOP and {program.moved_gib:.3g} GiB moved a device"]
     for kind, (count, size) in (program.collectives or {}).items():
         facts += [f"{count} {kind} of {size:.3g} GiB"]
-    logs.say(f"{what}: {verdict}; {'; '.join(facts)}; compiled in {program.seconds:.0f} s")
+    logs.say(
+        f"{what}: {verdict}; {'; '.join(facts)}; traced in {program.tracing:.0f} s, "
+        f"compiled in {program.compiling:.0f} s"
+    )

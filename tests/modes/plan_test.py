@@ -62,7 +62,7 @@ def test_the_first_that_fits_is_taken_and_its_keys_are_said(tmp_path, capsys, mo
     config = with_keys(tiny_experiment(), plan={"target": "v5e:2x2", "sampling": False})
 
     def compiled_step(config, info, target):
-        return plan.Program(1.0, config.train.fsdp == 4, needed_gib=20 / config.train.fsdp)
+        return plan.Program(1.0, 1.0, config.train.fsdp == 4, needed_gib=20 / config.train.fsdp)
 
     monkeypatch.setattr(plan, "compiled_step", compiled_step)
     facts = json.loads(plan.plan(config, tmp_path).read_text())
