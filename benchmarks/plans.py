@@ -28,7 +28,9 @@ CONFIGS = (
     "gcdp_celebamask_hq,gcdp_coco_stuff,scp_ade20k:80gb"
 )
 TARGETS = "v5e:4x4,v4:2x2x4,v5p:2x2x2,v6e:4x4,h100,h100:8"
-COLUMNS = "| configuration | machine | batch | keys | held, GiB | temporary, GiB | of | trace, s | compile, s |"
+COLUMNS = (
+    "| configuration | machine | batch | keys | held, GiB | temporary, GiB | of | trace, s | compile, s |"
+)
 
 
 def batch_of(config: str, devices: int) -> int:

@@ -1,4 +1,4 @@
-"""SDM on the embedded world at 64 x 64, until pictures are worth looking at: 96,000 images. No download.
+"""SDM on the embedded world at 64 x 64, until pictures are worth looking at: 72,000 images. No download.
 
 Command:   python -m semdiff.main --config=configs/scenes_64.py --workdir=DIR
 Hardware:  a CPU of 2 cores for hours, or an accelerator for minutes

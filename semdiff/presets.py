@@ -64,8 +64,8 @@ def scenes_64() -> ml_collections.ConfigDict:
     config.model.spade_hidden = 24
     config.optimizer.ema = 0.999
     config.train.batch_size = 16
-    config.train.steps = 6000  # 96,000 images
-    config.train.eval_every = 1000
+    config.train.steps = 4500  # 72,000 images
+    config.train.eval_every = 1500
     config.train.save_every = 250
     config.evaluate.limit = 256
     config.evaluate.segmenter_steps = 1500

@@ -1,7 +1,9 @@
 """Shared by all tests: shapes of the kernels are checked while testing; 64-bit and devices are for those who ask."""
 
+import ctypes
 import gc
 import os
+import platform
 import subprocess
 import sys
 from pathlib import Path
@@ -24,7 +26,7 @@ compiler_flags.CPU.add(
     )
 )
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(__file__).parents[1] / ".pytest_cache" / "xla"))
-os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.5")
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 
 
 # Tracing makes many objects that live as long as the program: looking through all of them again and again is in vain.
@@ -43,11 +45,14 @@ jaxtyping.install_import_hook("semdiff.diffusion", f"{__name__}.{check_types.__n
 
 @pytest.fixture(scope="module", autouse=True)
 def compiled_programs_are_let_go():
-    """What a module compiled is of no use to the next; kept, it fills gigabytes."""
+    """What a module compiled is of no use to the next; kept, or freed and not given back, it fills gigabytes."""
     import jax
 
     yield
     jax.clear_caches()
+    gc.collect()
+    if sys.platform == "linux" and platform.libc_ver()[0] == "glibc":
+        ctypes.CDLL("libc.so.6").malloc_trim(0)
 
 
 @pytest.fixture

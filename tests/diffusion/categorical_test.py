@@ -308,28 +308,18 @@ def test_bound_of_a_perfect_network_is_the_entropy_of_the_data(name, x64):
     """E[sum of the terms] + prior term >= H(y_0); under the true p(y_0 | y_t) of a single pixel, with equality."""
     process = processes()[name]
     p_data = np.array([0.4, 0.3, 0.15, 0.1, 0.05])
-    grid = np.mgrid[:K, : process.num_states]
-    y0, yt = (jnp.asarray(a)[None] for a in grid)
+    # Every pair of a class and a state, an example of one pixel each.
+    y0, yt = (jnp.asarray(a.reshape(-1, 1, 1)) for a in np.mgrid[:K, : process.num_states])
     total = np.zeros(K)
     for t in range(1, T + 1):
         given = matrix(process, 0, t)[:K]
         joint = p_data[:, None] * given
         belief = np.divide(joint, joint.sum(0), out=np.full_like(joint, 1 / K), where=joint.sum(0) > 0)
         with np.errstate(divide="ignore"):
-            logits = jnp.asarray(np.maximum(np.log(belief.T), -1e30))[None, None]
-        logits = jnp.broadcast_to(logits, (1, *grid[0].shape, K))
-        for c in range(K):
-            for j in range(process.num_states):
-                if given[c, j] > 0:
-                    term = categorical.vlb_term(
-                        process,
-                        logits[:, :1, j : j + 1],
-                        yt[:, :1, j : j + 1],
-                        y0[:, c : c + 1, :1],
-                        times(t - 1),
-                        times(t),
-                    )
-                    total[c] += given[c, j] * float(term[0])
+            logits = jnp.asarray(np.maximum(np.log(belief.T), -1e30))[yt]
+        s, t = times(t - 1, len(yt)), times(t, len(yt))
+        term = np.asarray(categorical.vlb_term(process, logits, yt, y0, s, t)).reshape(given.shape)
+        total += np.where(given > 0, given * term, 0).sum(1)
     prior = float(categorical.prior_term(process, jnp.zeros((1, 1, 1), int))[0])
     entropy = -(p_data * np.log2(p_data)).sum()
     np.testing.assert_allclose(p_data @ total + prior, entropy, rtol=1e-6)
