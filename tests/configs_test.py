@@ -122,7 +122,7 @@ def test_parses_and_builds(name):
         assert built.space.shape(config.data.size)[-1] == config.space.channels
         return
     unet, given = built.network.unet, built.given
-    unet.check_size(*built.space.shape(config.data.size)[:2])
+    unet.check_size(*config.data.size)
     assert unet.num_classes == info.num_classes
     if isinstance(config.model, ControlUNet):
         given = given.parts["layout"]
