@@ -7,6 +7,7 @@
 # make lint   style and types alone
 # make format rewrite the code in the house style
 # make bench  the benchmarks
+# make models     trains the models of semdiff/shipped/ again: hours on two cores, minutes on an accelerator; resumes
 # make notebooks  runs colabs/*.py, writes colabs/*.ipynb with what they show
 # make lock   choose newer versions: rewrites requirements/lock.txt
 # make clean  remove .venv and caches; runs/ stays
@@ -27,9 +28,10 @@ export GLIBC_TUNABLES := glibc.malloc.hugetlb=1
 
 PIP := $(BIN)/python -m pip --disable-pip-version-check -qq
 NEED := semdiff needs Python 3.11 or later; name one: make $(MAKECMDGOALS) PYTHON=/path/to/python3.11
+MODEL := $(BIN)/python -m semdiff.main --config=configs/scenes_64.py --workdir=runs/models/scenes
 RUN := $(BIN)/python -m semdiff.main --config=configs/scenes.py --workdir=$(DEMO)
 
-.PHONY: help demo test check smoke plan-test lint format bench notebooks lock clean
+.PHONY: help demo test check smoke plan-test lint format bench models notebooks lock clean
 
 help:
 	@sed -n 's/^# \{0,1\}//p' Makefile
@@ -82,6 +84,11 @@ $(LOCKED): requirements/lock.txt
 	@$(PYTHON) -m venv $(VENV)
 	@$(PIP) install --requirement requirements/lock.txt
 	@touch $@
+
+models: $(INSTALLED)
+	$(MODEL)
+	$(MODEL) --mode=evaluate
+	$(MODEL) --mode=export --config.export.output=semdiff/shipped/scenes --config.export.command="make models"
 
 # Jupyter is needed for nothing else: it comes on demand.
 notebooks: $(INSTALLED)

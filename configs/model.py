@@ -2,6 +2,7 @@
 
     python -m semdiff.main --config=configs/model.py:FOLDER --workdir=DIR --mode=sample --config.sample.layouts=LAYOUTS
 
+FOLDER may be the name of a model that comes with semdiff: configs/model.py:scenes.
 No training data are needed. Hardware and time: those of the model.
 """
 

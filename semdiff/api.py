@@ -10,7 +10,7 @@ import jax
 import numpy as np
 from PIL import Image
 
-from semdiff import draw, trained
+from semdiff import draw, shipped, trained
 from semdiff.arrays import Maps, checked, examples_of, most_frequent, several, shaped, told
 from semdiff.config import ConfigError, Edit, Sample
 from semdiff.data.classes import make_description
@@ -30,11 +30,12 @@ OWN = "own"  # of a layout: not resized
 
 
 def load(path: str | os.PathLike, **settings) -> "Model":
-    """The model of a folder that `--mode=export` wrote, or of the newest checkpoint of a workdir.
+    """The model of a folder that `--mode=export` wrote, of the newest checkpoint of a workdir, or one that comes with
+    semdiff: load("scenes").
 
     settings: keys of config.sample (steps, guidance, sampler, batch_size, ...) in place of those it was trained with.
     """
-    folder = Path(path).expanduser()
+    folder = shipped.or_shipped(Path(path).expanduser())
     if (folder / trained.WEIGHTS).is_file():
         found = trained.opened(trained.folder_config(folder), folder)
     elif (folder / "checkpoints").is_dir():
@@ -43,7 +44,7 @@ def load(path: str | os.PathLike, **settings) -> "Model":
     else:
         raise ConfigError(
             f"{folder} is neither a model folder ({trained.WEIGHTS}, {trained.ABOUT}) nor a workdir (checkpoints/). "
-            "Expected what --mode=export or --mode=train wrote"
+            f"Expected the path of what --mode=export or --mode=train wrote, as runs/demo, or a name: {shipped.known()}"
         )
     use_cache(found.config.compilation_cache)
     return Model(found, folder).with_settings(**settings)

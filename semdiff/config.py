@@ -428,6 +428,8 @@ class Export:
     name: str = ""
     # Of the weights, an SPDX identifier; empty: not said.
     licence: str = ""
+    # The command that trained them, for the card; empty: not said.
+    command: str = ""
     # What the weights are kept in; float16 takes half the room, and is read as float32.
     dtype: Literal["float32", "float16"] = "float32"
 

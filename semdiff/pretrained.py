@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from semdiff import inputs, stable_diffusion, trained
+from semdiff import inputs, shipped, stable_diffusion, trained
 from semdiff.config import ConfigError, ControlUNet, Experiment, Latents
 from semdiff.convert import weights
 from semdiff.convert.diffusers_folder import Found
@@ -31,7 +31,7 @@ def initial(config: Experiment, opened: build.Opened) -> Tree:
     """The parameters that do not start fresh; {} where all do."""
     found: Tree = {}
     if config.train.init:
-        path = local_path(config.train.init, "config.train.init")
+        path = shipped.or_shipped(local_path(config.train.init, "config.train.init"))
         if isinstance(config.model, ControlUNet):
             found = of_stable_diffusion(config, opened, path)
         else:

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from semdiff import inputs, stable_diffusion
+from semdiff import inputs, shipped, stable_diffusion
 from semdiff.config import ConfigError, ControlUNet, Experiment, Sample
 from semdiff.convert import gcdp, sdm, torch_file, weights
 from semdiff.convert.diffusers_folder import Found
@@ -110,7 +110,7 @@ def with_strength(method: Method, strength: float) -> Method:
 def opened(config: Experiment, workdir: Path) -> Trained:
     """The weights that config.sample.weights names, else those of the newest checkpoint of the workdir."""
     if config.sample.weights:
-        path = local_path(config.sample.weights, "config.sample.weights")
+        path = shipped.or_shipped(local_path(config.sample.weights, "config.sample.weights"))
         released = stable_diffusion.found_in(path) if isinstance(config.model, ControlUNet) else None
         if released is not None:
             found = of_stable_diffusion(config, released, path, workdir)
@@ -254,12 +254,13 @@ def read_about(folder: Path) -> dict:
     except (OSError, ValueError, RecursionError) as error:
         raise ConfigError(
             f"{folder} is no model folder: {folder / ABOUT}: {str(error)[:200]}. Expected {WEIGHTS}, {ABOUT} and {CLASSES} "
-            "as --mode=export writes them"
+            f"as --mode=export writes them, or a name: {shipped.known()}"
         ) from error
 
 
 def folder_config(folder: Path) -> Experiment:
     """The configuration that a model folder was trained with, set to sample with its weights."""
+    folder = shipped.or_shipped(folder)
     config = from_dict(read_about(folder)["config"])
     return replace(config, sample=replace(config.sample, weights=str(folder)))
 
@@ -279,7 +280,8 @@ def read_weights(path: Path, heads: int = 0, head_width: int = sdm.HEAD_WIDTH) -
         path = path / WEIGHTS
     if not path.is_file():
         raise ConfigError(
-            f"{path}: no such file; expected a model folder, weights (.safetensors) or a released .pt"
+            f"{path}: no such file; expected a model folder, weights (.safetensors), a released .pt, or a name: "
+            f"{shipped.known()}"
         )
     if path.suffix not in RELEASED:
         return weights.load_weights(path)

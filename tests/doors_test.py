@@ -20,6 +20,7 @@ WINGS = {
     "convert":   "",
     "data":      "draw",
     "metrics":   "",
+    "shipped":   "",
     "parser":    "config",
     "machine":   "config draw",
     "presets":   "config parser",
@@ -31,13 +32,14 @@ WINGS = {
     "prompts":   "machine data",
     "stable_diffusion":
                  "config convert data machine methods training",
-    "trained":   "config parser machine inputs data convert methods sampling training stable_diffusion",
+    "trained":   "config parser machine inputs data convert methods sampling training shipped "
+                 "stable_diffusion",
     "pretrained":
-                 "config machine inputs data convert methods training stable_diffusion trained",
+                 "config machine inputs data convert methods training shipped stable_diffusion trained",
     "arrays":    "config data trained",
     "modes":     "config parser draw machine inputs data diffusion metrics convert models methods sampling training trained "
                  "pretrained",
-    "api":       "config parser draw machine data diffusion metrics sampling trained arrays modes",
+    "api":       "config parser draw machine data diffusion metrics sampling shipped trained arrays modes",
     "main":      "config parser machine cli trained modes",
 }  # fmt: skip
 # Wing -> the libraries that it may use beside Python's own; a wing that is not here is free.

@@ -113,6 +113,19 @@ def test_the_card_says_what_it_is(folder):
     assert written["config"]["data"]["root"] == written["config"]["sample"]["weights"] == ""
 
 
+def test_a_card_says_where_and_how_long_it_was_trained(tmp_path):
+    assert export.made_on(tmp_path) == ""
+    (tmp_path / "config.json").write_text('{"machine": "4 x TPU v5e"}')
+    assert export.made_on(tmp_path) == "4 x TPU v5e"
+    lines = (
+        {"step": 100, "steps_per_second": 2.0},
+        {"step": 100, "eval/mse": 1},
+        {"step": 200, "steps_per_second": 1},
+    )
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert export.made_on(tmp_path) == "4 x TPU v5e, about 2m 30s"
+
+
 @pytest.mark.parametrize(
     ("name", "change", "words"),
     [

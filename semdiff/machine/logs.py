@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import sys
 import time
 from pathlib import Path
@@ -13,6 +14,8 @@ from tensorboardX import SummaryWriter
 
 from semdiff import draw
 
+METRICS = "metrics.jsonl"
+
 
 class Writer:
     """Scalars and pictures of one workdir. `start_step`: later lines of an interrupted run are written again."""
@@ -21,7 +24,7 @@ class Writer:
         self.workdir, self.active = Path(workdir), active
         if not active:
             return
-        path = self.workdir / "metrics.jsonl"
+        path = self.workdir / METRICS
         if path.exists():
             lines = [line for line in path.read_text().splitlines() if _step_of(line) <= start_step]
             temporary = path.with_suffix(".tmp")
@@ -56,7 +59,7 @@ class Writer:
 
 def draw_curve(workdir: Path, name: str = "mse") -> Path:
     """metrics.jsonl as a picture: `name` in training and on held-out data over the steps."""
-    rows = [json.loads(line) for line in (Path(workdir) / "metrics.jsonl").read_text().splitlines()]
+    rows = [json.loads(line) for line in (Path(workdir) / METRICS).read_text().splitlines()]
     series: dict[str, tuple[list[int], list[float]]] = {}
     for label, key in (("training", name), ("held out", f"eval/{name}")):
         points = [(row["step"], float(row[key])) for row in rows if key in row]
@@ -65,6 +68,17 @@ def draw_curve(workdir: Path, name: str = "mse") -> Path:
     path = Path(workdir) / "pictures" / f"curve_{name}.png"
     draw.curve(path, series, "step", name, log_y=True)
     return path
+
+
+def hours_of(workdir: Path) -> float:
+    """What the steps of a run's metrics.jsonl took, by their rates; 0 where there is none."""
+    path, seconds, before = workdir / METRICS, 0.0, 0
+    lines = path.read_text().splitlines() if path.exists() else []
+    for line in map(json.loads, lines):
+        if rate := line.get("steps_per_second"):
+            seconds += (line["step"] - before) / rate
+            before = line["step"]
+    return seconds / 3600
 
 
 def _step_of(line: str) -> float:
@@ -137,13 +151,17 @@ def megabytes(count: float) -> str:
     return f"{count / 2**20:,.1f} MiB"
 
 
-def opening_lines(strategy, workdir: Path, data: str) -> str:
+def machine() -> str:
     device = jax.devices()[0]
+    more = f"{os.cpu_count()} cores" if device.platform == "cpu" else device.platform
     return (
-        f"devices: {jax.device_count()} x {device.device_kind} ({device.platform}), {jax.process_count()} process(es), "
-        f"jax {jax.__version__}, python {sys.version.split()[0]}\n"
-        f"mesh:    {strategy}\nworkdir: {workdir}\ndata:    {data}"
+        f"{jax.device_count()} x {device.device_kind} ({more}), {jax.process_count()} process(es), jax {jax.__version__}, "
+        f"python {sys.version.split()[0]}"
     )
+
+
+def opening_lines(strategy, workdir: Path, data: str) -> str:
+    return f"devices: {machine()}\nmesh:    {strategy}\nworkdir: {workdir}\ndata:    {data}"
 
 
 def parameter_table(params) -> str:

@@ -14,7 +14,7 @@ from semdiff.machine import logs, parallel
 from semdiff.machine.paths import local_path, prepare_workdir, write_json
 from semdiff.methods import build
 from semdiff.parser import as_dict
-from semdiff.trained import ABOUT, CARD, CLASSES, FORMAT, PRIOR, SEGMENTER, WEIGHTS, Trained
+from semdiff.trained import ABOUT, CARD, CLASSES, FORMAT, PRIOR, SEGMENTER, WEIGHTS, Trained, digest
 
 PICTURE = "samples.png"
 # Keys that say where things lie on the machine of whoever trained, not what was trained.
@@ -49,7 +49,8 @@ def export(model: Trained, workdir: Path) -> Path:
     if (measured / "grid.png").exists():
         shutil.copyfile(measured / "grid.png", folder / PICTURE)
     draw.save_png(folder / "classes.png", draw.legend(model.info.names, model.info.palette, 512))
-    (folder / CARD).write_text(card(model, folder, metrics_of(measured)), encoding="utf-8")
+    text = card(model, folder, made_on(workdir), metrics_of(measured))
+    (folder / CARD).write_text(text, encoding="utf-8")
     logs.say(f"model:   {folder}\nto sample: --config=configs/model.py:{folder} --mode=sample")
     return folder
 
@@ -85,7 +86,14 @@ def metrics_of(evaluation: Path) -> dict | None:
     return json.loads(path.read_text()) if path.exists() else None
 
 
-def card(model: Trained, folder: Path, metrics: dict | None) -> str:
+def made_on(workdir: Path) -> str:
+    """The machine of a training and what its steps took, as far as its workdir tells."""
+    path, hours = workdir / "config.json", logs.hours_of(workdir)
+    machine = json.loads(path.read_text()).get("machine", "") if path.exists() else ""
+    return ", ".join(part for part in (machine, hours and f"about {logs.duration(3600 * hours)}") if part)
+
+
+def card(model: Trained, folder: Path, made_on: str, metrics: dict | None) -> str:
     """README.md, with the head that model hubs read."""
     config, info, c, s = model.config, model.info, model.config.export, model.config.sample
     made, (height, width) = model.about or as_dict(config), config.data.size
@@ -101,13 +109,15 @@ def card(model: Trained, folder: Path, metrics: dict | None) -> str:
         )
     facts = {
         "data": f"{info.name}, split {made['data']['split']}",
-        "weights": model.name,
-        "trained for": f"{made['train']['steps']:,} steps of {made['train']['batch_size']}",
+        "weights": f"{model.name}, sha256 {digest(folder / WEIGHTS)}...",
+        "command": f"`{c.command}`" if c.command else "",
+        "trained for": f"{made['train']['steps']:,} steps of {made['train']['batch_size']}, seed {made['seed']}",
+        "on": made_on,
         "sampled by default with": f"{len(s.times) or s.steps} steps of {s.sampler}, guidance {s.guidance:g}",
         "borders between instances": "given: instance maps are needed" if model.edges else "not used",
         "licence": c.licence or "not said",
     }
-    rows = "\n".join(f"| {name} | {fact} |" for name, fact in facts.items())
+    rows = "\n".join(f"| {name} | {fact} |" for name, fact in facts.items() if fact)
     text = f"""---
 library_name: semdiff
 license: {c.licence or "unknown"}

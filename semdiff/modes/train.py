@@ -64,8 +64,8 @@ def prepare(config: Experiment, workdir: Path) -> Run:
     else:
         state = strategy.create_state(*beginning(config, opened, trainer, strategy, key))
     parallel.meet()
-    if main:
-        write_json(workdir / "config.json", about)
+    if main and start < c.steps:
+        write_json(workdir / "config.json", about | {"machine": logs.machine()})
     saved = strategy.saved_form(state)
     params, frozen = parallel.to_local((saved.params, saved.frozen))
     logs.say(logs.parameter_table(params), main)
