@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 from semdiff import draw, shipped, trained
-from semdiff.arrays import Maps, checked, examples_of, most_frequent, several, shaped, told
+from semdiff.arrays import Maps, Said, checked, examples_of, most_frequent, several, shaped, told
 from semdiff.config import ConfigError, Edit, Sample
 from semdiff.data.classes import make_description
 from semdiff.data.images import read_image, read_instances, read_layout
@@ -103,7 +103,7 @@ class Model:
         *,
         images: int = 1,
         instances: Maps | None = None,
-        captions: Sequence[str] | None = None,
+        captions: Said | None = None,
         size: tuple[int, int] | str | None = None,
         **settings,
     ) -> np.ndarray | list[np.ndarray]:
@@ -122,10 +122,11 @@ class Model:
             todo = [tasks.held(task, self.trained.method, layout=task.layout) for task in todo]
         return shaped([state.image for state in self._made(todo, c)], images)
 
-    def pairs(
-        self, captions: str | Sequence[str], *, images: int = 1, **settings
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """(images [N, H, W, 3], layouts [N, H, W]) of captions, by a model of both halves; or so many of each caption."""
+    def pairs(self, captions: str | Said, *, images: int = 1, **settings) -> tuple[np.ndarray, np.ndarray]:
+        """(images [N, H, W, 3], layouts [N, H, W]) of captions, by a model of both halves; or so many of each caption.
+
+        A model that reads states of an encoder is given these, [N, L, W], in the place of texts.
+        """
         if self.trained.method.process.layout is None:
             raise ConfigError(
                 "this model is given layouts and makes none: pairs needs one that generates both"

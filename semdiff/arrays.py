@@ -7,6 +7,7 @@ import numpy as np
 from semdiff.config import ConfigError
 from semdiff.data.readers.folder import listed
 from semdiff.data.source import Info
+from semdiff.data.text import Vocabulary
 from semdiff.trained import Trained
 
 Maps = np.ndarray | Sequence[np.ndarray]
@@ -28,18 +29,36 @@ def examples_of(model: Trained, layouts: Maps, instances: Maps | None = None) ->
     return examples
 
 
-def told(model: Trained, examples: list[dict], captions: Sequence[str] | None) -> list[dict]:
-    """With captions as ids of words."""
+Said = Sequence[str] | np.ndarray  # captions, or states of them [N, L, W]
+
+
+def told(model: Trained, examples: list[dict], captions: Said | None) -> list[dict]:
+    """With captions as the model reads them."""
     if captions is None:
         return examples
-    words = model.vocabulary
-    if words is None:
+    if model.language is None:
         raise ConfigError("captions were given, but this model is not told of words")
-    length = model.method.given.empty((1, 1))["text"].shape[1]
-    return [
-        e | {"caption": text, "texts": words.encode(text, length)[None]}
-        for e, text in zip(examples, captions, strict=True)
-    ]
+    length, *width = model.method.given.empty((1, 1))["text"].shape[1:]
+    if isinstance(model.language, Vocabulary):
+        if not all(isinstance(text, str) for text in captions):
+            raise ConfigError("captions are arrays, but this model reads words: give texts")
+        words = model.language
+        said = [{"caption": text, "texts": words.encode(text, length)[None]} for text in captions]
+    else:
+        states = np.asarray(captions)
+        if (
+            states.dtype.kind != "f"
+            or states.ndim != 3
+            or states.shape[1] > length
+            or [states.shape[2]] != width
+        ):
+            raise ConfigError(
+                f"this model reads captions as states of {model.language}: give these, float [N, up to {length}, "
+                f"{width[0]}], as semdiff.prompts.opened(DIRECTORY) makes them of texts; got {states.dtype} "
+                f"{list(states.shape)}"
+            )
+        said = [{"states": np.pad(own, ((0, length - len(own)), (0, 0)))[None]} for own in states]
+    return [example | what for example, what in zip(examples, said, strict=True)]
 
 
 def checked(layout: np.ndarray, info: Info) -> np.ndarray:

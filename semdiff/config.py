@@ -39,8 +39,8 @@ class Data:
     num_classes: int = 0
     # Share of the training images whose captions are told; the others train what is said of no caption.
     captioned: float = 1.0
-    # For a control_unet: the folder of prompts that `python -m semdiff.prompts` wrote; empty: what is said of every image,
-    # and of none, is learned.
+    # The folder of prompts and captions that `python -m semdiff.prompts` wrote. Empty: a control_unet learns what is said of
+    # every image and of none, a joint_unet the words of the captions.
     prompts: str = ""
     # For a space of latents: the folder of the training images' that --mode=latents wrote; empty: they are computed anew.
     latents: str = ""
@@ -345,7 +345,8 @@ class Sample:
     per_layout: int = 1
     # A folder of label PNGs of class ids (not what a release means by a value); empty: the layouts of data.eval_split.
     layouts: str = ""
-    # A .txt with a caption a line, or .jsonl of {"image", "caption"}, for a network that is told of words.
+    # A .txt with a caption a line, or .jsonl of {"image", "caption"}, for a network that is told of words; the folder of
+    # their states (`python -m semdiff.prompts`) for one that reads these.
     captions: str = ""
     # Of the layout's last step, where layouts are generated: the likeliest class, or a draw.
     layout_last: Literal["argmax", "draw"] = "argmax"
@@ -381,7 +382,7 @@ class Edit:
 class Segment:
     # Folder of photographs.
     images: str = ""
-    # Captions of them, by name: a .jsonl of {"image", "caption"}; empty: nothing is said.
+    # Captions of them, by name: a .jsonl of {"image", "caption"}, or the folder of their states; empty: nothing is said.
     captions: str = ""
     # Layouts drawn of each; a pixel gets its most frequent class.
     draws: int = 4

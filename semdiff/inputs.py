@@ -12,15 +12,17 @@ from semdiff.config import ConfigError, ControlUNet, Data, Experiment, JointUNet
 from semdiff.data import known_classes, make_source, statistics
 from semdiff.data.images import DataError
 from semdiff.data.latents import Encoded
-from semdiff.data.prompts import Prompted, Prompts
+from semdiff.data.prompts import Encoder, Prompted, Prompts, Stated
 from semdiff.data.prompts import read as read_prompts
 from semdiff.data.readers.folder import Layouts
 from semdiff.data.source import Info, Source
-from semdiff.data.text import Told, Vocabulary, captions_of
+from semdiff.data.text import Captions, Told, Vocabulary, captions_of, read_captions
 from semdiff.machine import logs, parallel
 from semdiff.machine.paths import local_path, prepare_workdir, write_json
 
 RELEASED_RATES = ("ade20k", "coco_stuff", "celebamask_hq")
+
+Language = Vocabulary | Encoder  # what a network reads captions in
 
 
 def training_source(data: Data, seed: int) -> Source:
@@ -102,24 +104,36 @@ def describe(source: Source, data: Data) -> str:
 
 
 def identity(
-    info: Info, edges: bool, rates: np.ndarray | None = None, words: Vocabulary | None = None
+    info: Info, edges: bool, rates: np.ndarray | None = None, language: Language | None = None
 ) -> dict:
     """What of the data the weights depend on."""
     facts: dict[str, Any] = {"classes": list(info.names), "edges": edges}
     if rates is not None:
         facts["rates"] = np.ravel(rates).tolist()
-    if words is not None:
-        facts["words"] = list(words.words)
+    if isinstance(language, Vocabulary):
+        facts["words"] = list(language.words)
+    elif language is not None:
+        facts["encoder"] = {"name": language.name, "digest": language.digest}
     return facts
 
 
-def vocabulary(config: Experiment, source: Source, workdir: Path) -> Vocabulary | None:
-    """The words of the training split's captions: WORKDIR/vocabulary.json where it is there, else counted and written there.
+def language_of(facts: dict) -> Language | None:
+    """The other way round."""
+    if "words" in facts:
+        return Vocabulary(tuple(facts["words"]))
+    return Encoder(**facts["encoder"]) if "encoder" in facts else None
 
-    None for a network that is not told of words. Process 0 counts.
+
+def language(config: Experiment, source: Source, workdir: Path) -> Language | None:
+    """What a network reads that is told of captions: states of the encoder of config.data.prompts, or the words of the
+    training split, in WORKDIR/vocabulary.json where it is there, else counted and written there.
+
+    None for a network that is not told of captions. Process 0 counts.
     """
     if not isinstance(config.model, JointUNet):
         return None
+    if config.data.prompts:
+        return states(config, prompts_folder(config)).encoder
     path = prepare_workdir(workdir) / "vocabulary.json"
     if parallel.is_main() and not path.exists():
         write_json(path, {"words": list(counted_words(source).words)})
@@ -145,15 +159,29 @@ def counted_words(source: Source) -> Vocabulary:
     return Vocabulary.of(each())
 
 
-def told(config: Experiment, source: Source, words: Vocabulary | None, training: bool = False) -> Source:
+def told(config: Experiment, source: Source, language: Language | None, training: bool = False) -> Source:
     """The source with its captions as ids of words, or as an encoder's states, for a network that is told of them."""
     share = config.data.captioned if training else 1.0
-    read = prompts(config)
-    if read is not None and read.captions is not None:
-        return Prompted(source, prompts_folder(config), share)
-    if words is None or not isinstance(config.model, JointUNet):
+    if isinstance(config.model, JointUNet) and isinstance(language, Vocabulary):
+        return Told(source, language, config.model.text_length, share)
+    if not config.data.prompts or not isinstance(config.model, (ControlUNet, JointUNet)):
         return source
-    return Told(source, words, config.model.text_length, share)
+    found = states(config, prompts_folder(config), language)
+    return Prompted(source, found.folder, share) if found.captions else source
+
+
+def captions(config: Experiment, info: Info, language: Language, written: str, key: str) -> Source:
+    """A file of captions, or a folder of their states: examples of a name and a caption, as the network reads it."""
+    path = local_path(written, key)
+    if isinstance(language, Vocabulary):
+        assert isinstance(config.model, JointUNet)
+        return Told(Captions(read_captions(path), info), language, config.model.text_length)
+    if path.is_file():
+        raise ConfigError(
+            f"{key} is {path}, but this model reads captions as states of {language}. Encode them by `python -m "
+            f"semdiff.prompts DIRECTORY STATES --captions {path}`, and set {key}=STATES"
+        )
+    return Stated(states(config, path, language), info)
 
 
 def encoded(config: Experiment, source: Source) -> Source:
@@ -172,14 +200,30 @@ def encoded(config: Experiment, source: Source) -> Source:
 
 def prompts(config: Experiment) -> Prompts | None:
     """Those of config.data.prompts, for a network that has a place for them."""
-    c = config.model
-    if not isinstance(c, ControlUNet) or not config.data.prompts:
+    if not isinstance(config.model, ControlUNet) or not config.data.prompts:
         return None
-    found = read_prompts(prompts_folder(config))
+    found = states(config, prompts_folder(config))
+    if found.table is None:
+        raise ConfigError(
+            f"{found.folder}: has captions alone, but a ControlNet is told something of every image: encode them again with "
+            "--prompt"
+        )
+    return found
+
+
+def states(config: Experiment, folder: Path, language: Language | None = None) -> Prompts:
+    """Texts that were encoded beforehand, fitting the network, and of the encoder that it was trained with."""
+    c, found = config.model, read_prompts(folder)
+    assert isinstance(c, (ControlUNet, JointUNet))
     if found.shape != (c.text_length, c.text_width):
         raise ConfigError(
-            f"config.model.text_length is {c.text_length} and text_width {c.text_width}, but the prompts of "
-            f"{config.data.prompts} have {found.shape[0]} states of {found.shape[1]}: set these keys to that"
+            f"config.model.text_length is {c.text_length} and text_width {c.text_width}, but the texts of {folder} have "
+            f"{found.shape[0]} states of {found.shape[1]}: set these keys to that, or encode with --length={c.text_length}"
+        )
+    if isinstance(language, Encoder) and language.digest and language != found.encoder:
+        raise ConfigError(
+            f"{folder}: its states are of {found.encoder}, but the network was trained with those of {language}: encode "
+            "the texts with that"
         )
     return found
 

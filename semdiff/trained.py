@@ -15,12 +15,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from semdiff import inputs, shipped, stable_diffusion
-from semdiff.config import ConfigError, ControlUNet, Experiment, Sample
+from semdiff.config import ConfigError, ControlUNet, Experiment, JointUNet, Sample
 from semdiff.convert import gcdp, sdm, torch_file, weights
 from semdiff.convert.diffusers_folder import Found
 from semdiff.data import classes, moments
+from semdiff.data.prompts import Encoder
 from semdiff.data.source import Info
-from semdiff.data.text import Vocabulary
 from semdiff.machine import logs
 from semdiff.machine.paths import local_path
 from semdiff.methods import build, scp
@@ -56,7 +56,7 @@ class Trained:
     rates: np.ndarray | None = None
     times: tuple[dict, ...] = ()
     about: Any = None
-    vocabulary: Vocabulary | None = None
+    language: inputs.Language | None = None
     folder: Path | None = None
 
     @property
@@ -135,28 +135,28 @@ def of_workdir(config: Experiment, workdir: Path) -> Trained:
         )
     written = checkpoints.about(step)
     if "classes" in written:
-        info, rates, words = meaning(written, checkpoints.directory / str(step) / "about")
+        info, rates, language = meaning(written, checkpoints.directory / str(step) / "about")
     else:  # written before checkpoints knew their classes: the data must be at hand
         data = build.opened(config, workdir)
-        info, rates, words = data.info, data.rates, data.vocabulary
-    method = build.build_method(config, info, rates, len(words or ()))
+        info, rates, language = data.info, data.rates, data.language
+    method = build.build_method(config, info, rates, build.words_of(language))
     like = shapes_of(method, config)
     edges = "edges" in method.reads
-    about = checkpoint.describe(config, inputs.identity(info, edges, rates, words))
+    about = checkpoint.describe(config, inputs.identity(info, edges, rates, language))
     trained, frozen = rule_of(from_dict(written["config"])).split(like)
     name = "ema" if config.sample.ema else "params"
     params = checkpoints.restore_weights(step, trained, about, name)
     logs.say(f"weights: {name} of step {step}, {checkpoints.directory}", jax.process_index() == 0)
     params = merged(params, read_frozen(workdir, frozen))
-    return Trained(config, method, params, f"{step}/{name}", info, rates, (), written["config"], words)
+    return Trained(config, method, params, f"{step}/{name}", info, rates, (), written["config"], language)
 
 
 def of_folder(config: Experiment, folder: Path) -> Trained:
     """A model folder's; `config` says what is to be done with it, and must mean the same network."""
     written = read_about(folder)
-    info, rates, words = meaning(written, folder / CLASSES)
-    method = build.build_method(config, info, rates, len(words or ()))
-    about = checkpoint.describe(config, inputs.identity(info, "edges" in method.reads, rates, words))
+    info, rates, language = meaning(written, folder / CLASSES)
+    method = build.build_method(config, info, rates, build.words_of(language))
+    about = checkpoint.describe(config, inputs.identity(info, "edges" in method.reads, rates, language))
     remedy = f"Use the configuration it was trained with: --config=configs/model.py:{folder}"
     checkpoint.same_meaning(written, about, str(folder), remedy)
     path = folder / WEIGHTS
@@ -164,7 +164,16 @@ def of_folder(config: Experiment, folder: Path) -> Trained:
     weights.check_tree(params, shapes_of(method, config), path)
     name = f"{folder.name}-{digest(path)}"
     return Trained(
-        config, method, params, name, info, rates, tuple(written["times"]), written["config"], words, folder
+        config,
+        method,
+        params,
+        name,
+        info,
+        rates,
+        tuple(written["times"]),
+        written["config"],
+        language,
+        folder,
     )
 
 
@@ -175,9 +184,11 @@ def of_file(config: Experiment, path: Path, workdir: Path) -> Trained:
     method = build.build_method(config, info, rates)
     weights.check_tree(params, shapes_of(method, config), path)
     params = jax.tree.map(jnp.asarray, params)
-    return Trained(
-        config, method, params, f"{path.stem}-{digest(path)}", info, rates, tuple(metadata.get("times", ()))
-    )
+    language = (
+        Encoder() if isinstance(config.model, JointUNet) else None
+    )  # it reads states of whatever it was trained with
+    name, found = f"{path.stem}-{digest(path)}", tuple(metadata.get("times", ()))
+    return Trained(config, method, params, name, info, rates, found, language=language)
 
 
 def of_stable_diffusion(config: Experiment, released: Found, path: Path, workdir: Path) -> Trained:
@@ -226,8 +237,8 @@ def digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()[:8]
 
 
-def meaning(written: dict, where: Path) -> tuple[Info, np.ndarray | None, Vocabulary | None]:
-    """The classes, class rates and words that weights were written with."""
+def meaning(written: dict, where: Path) -> tuple[Info, np.ndarray | None, inputs.Language | None]:
+    """The classes, class rates and language that weights were written with."""
     info = classes.description_of(written["classes"], where).info
     info = replace(info, has_instances=bool(written["data"].get("edges")))
     if list(info.names) != written["data"].get("classes"):
@@ -235,11 +246,11 @@ def meaning(written: dict, where: Path) -> tuple[Info, np.ndarray | None, Vocabu
             f"{where}: names other classes ({', '.join(info.names[:5])}, ...) than the weights were trained for "
             f"({', '.join(written['data'].get('classes', [])[:5])}, ...). Copy it again"
         )
-    words = Vocabulary(tuple(written["data"]["words"])) if "words" in written["data"] else None
+    language = inputs.language_of(written["data"])
     if (listed := written["data"].get("rates")) is None:
-        return info, None, words
+        return info, None, language
     rates = np.asarray(listed, np.float64)
-    return info, rates if len(rates) == info.num_classes else rates.reshape(-1, info.num_classes), words
+    return info, rates if len(rates) == info.num_classes else rates.reshape(-1, info.num_classes), language
 
 
 def read_about(folder: Path) -> dict:

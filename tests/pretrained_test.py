@@ -151,18 +151,18 @@ def test_released_weights_are_sampled_as_they_are(runs, tmp_path):
 
 def test_other_words_may_be_said_than_were_learned(runs, tmp_path):
     table = np.random.default_rng(0).standard_normal((2, 3, 8))
-    captions = np.ones((1, 3, 8))
-    said = {"prompt": "a street", "negative": "", "encoder": "toy"}
     config = tiny_control(str(runs[0]))
     first = inputs.evaluation_source(config.data, 0)[0]["name"]
-    prompts.write(tmp_path / "prompts", table, captions, [first], said)
+    (tmp_path / "prompts").mkdir()
+    prompts.write_shard(tmp_path / "prompts", 0, [np.ones((3, 8))])
+    prompts.write_about(tmp_path / "prompts", prompts.Encoder("toy"), (3, 8), [(first, "a street")], table)
     config = replace(config, data=replace(config.data, prompts=str(tmp_path / "prompts")))
     model = trained.opened(config, runs[1]).ready()
     np.testing.assert_allclose(model.params["prompts"], table, rtol=1e-6)
     source = inputs.told(config, inputs.evaluation_source(config.data, 0), None)
     assert [model.method.given.read(source[i])["words"]["said"] for i in range(2)] == [OWN, OF_ALL]
     with pytest.raises(
-        ConfigError, match=r"text_length is 3 and text_width 4, but the prompts .* 3 states of 8"
+        ConfigError, match=r"text_length is 3 and text_width 4, but the texts .* 3 states of 8"
     ):
         trained.opened(replace(config, model=replace(config.model, text_width=4)), runs[1])
 

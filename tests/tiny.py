@@ -96,7 +96,7 @@ def random_model(config: Experiment, name: str = "7/ema") -> Trained:
     words = inputs.counted_words(source) if isinstance(config.model, JointUNet) else None
     method = build.build_method(config, source.info, words=len(words or ()))
     params = random_params(method, config.data.size)
-    return Trained(config, method, params, name, source.info, vocabulary=words)
+    return Trained(config, method, params, name, source.info, language=words)
 
 
 def changed(model: Trained, **parts: dict) -> Trained:

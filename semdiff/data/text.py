@@ -111,13 +111,15 @@ class Captions:
         return {"name": name, "caption": caption}
 
 
-def read_captions(path: Path) -> list[tuple[str, str]]:
-    """(name, caption) of a .txt, a caption a line, or a .jsonl of {"image": NAME, "caption": TEXT}."""
+def read_captions(path: Path, several: bool = False) -> list[tuple[str, str]]:
+    """(name, caption) of a .txt, a caption a line, or a .jsonl of {"image": NAME, "caption": TEXT}; one of each name, or
+    several."""
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path}: cannot be read ({error}). Expected a .txt or .jsonl of captions") from error
-    found: dict[str, str] = {}
+    found: list[tuple[str, str]] = []
+    seen: set[str] = set()
     for number, line in enumerate(lines, start=1):
         name, caption = f"caption_{number:05}", line.strip()
         if path.suffix == ".jsonl":
@@ -135,11 +137,12 @@ def read_captions(path: Path) -> list[tuple[str, str]]:
                 f"{path}, line {number}: an empty caption. Write what the image shows, or remove the line; images of no "
                 "caption at all are made by config.sample.captions=none"
             )
-        if name in found:
+        if name in seen and not several:
             raise DataError(
                 f"{path}, line {number}: a second caption for {name!r}. Expected one of each name"
             )
-        found[name] = caption
+        seen.add(name)
+        found.append((name, caption))
     if not found:
         raise DataError(f"{path}: there are no captions in it")
-    return list(found.items())
+    return found

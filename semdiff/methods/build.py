@@ -59,11 +59,11 @@ def paper_of(config: Experiment) -> tuple[str, str]:
 
 @dataclass(frozen=True)
 class Opened:
-    """A configuration with its data: the training split, its class rates and words where asked for, what is trained."""
+    """A configuration with its data: the training split, its class rates and language where asked for, what is trained."""
 
     source: Source
     rates: np.ndarray | None
-    vocabulary: Vocabulary | None
+    language: inputs.Language | None
     subject: Method | Autoencoding
 
     @property
@@ -79,17 +79,20 @@ class Opened:
     @property
     def identity(self) -> dict:
         """What of the data the weights depend on."""
-        return inputs.identity(self.info, "edges" in self.subject.reads, self.rates, self.vocabulary)
+        return inputs.identity(self.info, "edges" in self.subject.reads, self.rates, self.language)
 
 
 def opened(config: Experiment, workdir: Path, encoded: bool = True) -> Opened:
     """Opens the training data; class rates that are measured are kept in the workdir. encoded: with the images' latents,
     where config.data.latents has them."""
     source = inputs.training_source(config.data, config.seed)
-    rates, vocabulary = (
-        inputs.class_rates(config, source, workdir),
-        inputs.vocabulary(config, source, workdir),
-    )
-    subject = build(config, source.info, rates, len(vocabulary or ()))
-    source = inputs.told(config, source, vocabulary, training=True)
-    return Opened(inputs.encoded(config, source) if encoded else source, rates, vocabulary, subject)
+    rates = inputs.class_rates(config, source, workdir)
+    language = inputs.language(config, source, workdir)
+    subject = build(config, source.info, rates, words_of(language))
+    source = inputs.told(config, source, language, training=True)
+    return Opened(inputs.encoded(config, source) if encoded else source, rates, language, subject)
+
+
+def words_of(language: inputs.Language | None) -> int:
+    """How many a network embeds itself."""
+    return len(language) if isinstance(language, Vocabulary) else 0

@@ -238,33 +238,40 @@ class TextGiven(Words):
     """Words: ids [B, L], 0 where a text has ended. No words at all is the absence of a text.
 
     dropout: the share of examples that are trained without theirs. states: > 0 for a network that reads states of so many
-    numbers from an encoder that is not here; it is told nothing.
+    numbers from an encoder that is not here, [B, L, states], zeros where a text has ended.
     """
 
     length: int
     dropout: float = 0.0
     states: int = 0
 
-    reads = ("text",)
+    @property
+    def reads(self) -> tuple[str, ...]:
+        return ("state",) if self.states else ("text",)
 
     def condition(self, batch: Mapping[str, Any]) -> Condition:
+        if self.states:
+            states = jnp.asarray(batch["state"], jnp.float32)
+            return {"text": states, "mask": (states != 0).any(-1)}
         return {"text": batch["text"], "mask": batch["text"] > 0}
 
     def read(self, example: Mapping[str, Any]) -> Condition:
-        """An example has `texts` or, as batches have it, `text`; one without is told nothing."""
+        """An example has `texts` (`states`) or, as batches have it, `text` (`state`); one without is told nothing."""
         if self.states:
-            return jax.tree.map(lambda a: np.asarray(a)[0], self.empty((1, 1)))
-        nothing = np.zeros(self.length, np.int32)
-        text = example["text"] if "text" in example else example.get("texts", nothing[None])[0]
+            states = np.asarray(said(example, "state", np.zeros((self.length, self.states))), np.float32)
+            return {"text": states, "mask": (states != 0).any(-1)}
+        text = said(example, "text", np.zeros(self.length, np.int32))
         return {"text": text, "mask": text > 0}
 
     def empty(self, size: tuple[int, int]) -> Condition:
         if self.states:
-            return {
-                "text": jnp.zeros((1, self.length, self.states)),
-                "mask": jnp.zeros((1, self.length), bool),
-            }
+            return self.condition({"state": jnp.zeros((1, self.length, self.states))})
         return self.condition({"text": jnp.zeros((1, self.length), jnp.int32)})
+
+
+def said(example: Mapping[str, Any], name: str, nothing: np.ndarray) -> np.ndarray:
+    """What a batch's example has by this name, or the first of those that a source's has in the plural."""
+    return example[name] if name in example else example.get(f"{name}s", nothing[None])[0]
 
 
 NOTHING, OF_ALL, OWN = 0, 1, 2  # what is said of an image
@@ -295,8 +302,7 @@ class PromptGiven(Words):
         """One without states of its own is told what is said of all."""
         if not self.states:
             return {"said": np.int32(OF_ALL), "states": None}
-        nothing = np.zeros(self.states, np.float16)
-        states = example["state"] if "state" in example else example.get("states", nothing[None])[0]
+        states = said(example, "state", np.zeros(self.states, np.float16))
         return {"said": np.int32(OWN if states.any() else OF_ALL), "states": states}
 
     def empty(self, size: tuple[int, int]) -> Condition:

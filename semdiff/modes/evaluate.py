@@ -165,7 +165,7 @@ def evaluate(model: Trained, workdir: Path) -> Path:
             "models that are given them. Leave it empty"
         )
     reader = build_reader(config, info, prepare_workdir(workdir))
-    source = inputs.told(config, inputs.evaluation_source(config.data, config.seed), model.vocabulary)
+    source = inputs.told(config, inputs.evaluation_source(config.data, config.seed), model.language)
     inputs.check_same_classes(info, source.info, model.edges)
     chosen = inputs.spread(source, c.limit)
     examples = {i: augment.squash(source[i], size) for i in parallel.share(chosen)}

@@ -75,7 +75,7 @@ def facts(model: Trained) -> dict:
         "format": FORMAT,
         "weights": model.name,
         "config": config,
-        "data": inputs.identity(model.info, model.edges, model.rates, model.vocabulary),
+        "data": inputs.identity(model.info, model.edges, model.rates, model.language),
         "times": list(model.times),
     }
 

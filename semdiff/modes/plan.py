@@ -16,7 +16,7 @@ import numpy as np
 
 from semdiff import inputs
 from semdiff.config import Autoencoding as Settings
-from semdiff.config import ConfigError, ControlUNet, Experiment
+from semdiff.config import ConfigError, ControlUNet, Experiment, JointUNet
 from semdiff.data.classes import generated_classes
 from semdiff.data.source import Info
 from semdiff.machine import logs, parallel
@@ -109,7 +109,7 @@ def method_of(config: Experiment, info: Info) -> Method | Autoencoding:
     """With some class rates where they would be measured: they change no program."""
     measured = np.linspace(0.5, 100, info.num_classes)
     rates = measured if inputs.measures_rates(config) else inputs.named_rates(config, info)
-    return build.build(config, info, rates, WORDS)
+    return build.build(config, info, rates, 0 if config.data.prompts else WORDS)
 
 
 def compiled_step(config: Experiment, info: Info, target: Target | None) -> Program:
@@ -166,7 +166,7 @@ def batch_shapes(config: Experiment, method: Method | Autoencoding) -> dict[str,
         text = jax.eval_shape(lambda: method.given.empty(size))["text"]
         shapes["text"] = ((count, *text.shape[1:]), text.dtype)
     if "state" in method.reads:
-        assert isinstance(config.model, ControlUNet)
+        assert isinstance(config.model, (ControlUNet, JointUNet))
         shapes["state"] = ((count, config.model.text_length, config.model.text_width), np.float16)
     return {name: jax.ShapeDtypeStruct(shape, dtype) for name, (shape, dtype) in shapes.items()}
 

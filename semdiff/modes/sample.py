@@ -7,7 +7,7 @@ from pathlib import Path
 from semdiff import inputs
 from semdiff.config import ConfigError, Experiment
 from semdiff.data.source import Info, Source
-from semdiff.data.text import Captions, read_captions
+from semdiff.data.text import Vocabulary
 from semdiff.machine import logs, parallel
 from semdiff.machine.paths import local_path
 from semdiff.sampling import chains
@@ -50,31 +50,31 @@ def source_of(model: Trained) -> tuple[Source, tuple[int, int] | None]:
     captions = captions_asked_for(model)
     if c.layouts:
         source = inputs.layouts_source(c.layouts, info, model.edges, c.unlabelled)
-        return inputs.told(config, Captioned(source, captions), model.vocabulary), folder_size(config)
+        return Captioned(source, captions) if captions else source, folder_size(config)
     if captions:
-        return inputs.told(config, Captions(captions, info), model.vocabulary), config.data.size
+        return captions, config.data.size
     if c.captions == UNCONDITIONAL:
         return Nothing(c.limit or 1, info), config.data.size
     source = inputs.evaluation_source(config.data, config.seed)
     inputs.check_same_classes(info, source.info, model.edges)
-    return inputs.told(config, source, model.vocabulary), config.data.size
+    return inputs.told(config, source, model.language), config.data.size
 
 
-def captions_asked_for(model: Trained) -> list[tuple[str, str]]:
+def captions_asked_for(model: Trained) -> Source | None:
     """Those of config.sample.captions; words that the model has never seen are said."""
     c = model.config.sample
     if not c.captions or (c.captions == UNCONDITIONAL and model.method.process.layout is not None):
-        return []
-    if model.vocabulary is None:
+        return None
+    if model.language is None:
         raise ConfigError(
             f"config.sample.captions is {c.captions}, but this model is not told of words: it makes images of layouts"
         )
-    found = read_captions(local_path(c.captions, "config.sample.captions"))
-    unknown = sorted({word for _, caption in found for word in model.vocabulary.unknown(caption)})
-    if unknown:
-        logs.say(
-            f"words that were in no caption of the training: {', '.join(unknown[:20])}; the model reads them as ?"
-        )
+    found = inputs.captions(model.config, model.info, model.language, c.captions, "config.sample.captions")
+    if isinstance(model.language, Vocabulary):
+        said = (found[i]["caption"] for i in range(len(found)))
+        unknown = sorted({word for caption in said for word in model.language.unknown(caption)})
+        words = "words that were in no caption of the training: "
+        logs.say(f"{words}{', '.join(unknown[:20])}; the model reads them as ?" if unknown else "")
     return found
 
 
@@ -105,21 +105,19 @@ class Nothing:
 
 
 class Captioned:
-    """A source of layouts with the captions of their names."""
+    """A source of layouts with what is said of their names."""
 
-    def __init__(self, source: Source, captions: list[tuple[str, str]]):
-        self.source, self.captions, self.info = source, dict(captions), source.info
+    def __init__(self, source: Source, captions: Source):
+        self.source, self.captions, self.info = source, captions, source.info
+        self.numbers = {captions[i]["name"]: i for i in range(len(captions))}
 
     def __len__(self) -> int:
         return len(self.source)
 
     def __getitem__(self, index: int) -> dict:
         example = self.source[index]
-        return (
-            {**example, "caption": self.captions[example["name"]]}
-            if example["name"] in self.captions
-            else example
-        )
+        number = self.numbers.get(example["name"])
+        return example if number is None else {**self.captions[number], **example}
 
 
 OWN_SIZES = (-1, -1)

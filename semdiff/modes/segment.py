@@ -6,12 +6,11 @@ from pathlib import Path
 
 import numpy as np
 
-from semdiff import draw
+from semdiff import draw, inputs
 from semdiff.config import ConfigError
 from semdiff.data import augment, classes
 from semdiff.data.images import IMAGE_SUFFIXES, read_image
 from semdiff.data.readers.folder import list_files
-from semdiff.data.text import read_captions
 from semdiff.machine import logs, parallel
 from semdiff.machine.paths import local_path, prepare_workdir, write_json
 from semdiff.sampling import chains
@@ -37,7 +36,7 @@ def segment(model: Trained, workdir: Path) -> Path:
         raise ConfigError(
             f"{c.images}: no photographs. Expected {', '.join(IMAGE_SUFFIXES)} files in this very folder"
         )
-    texts = dict(read_captions(local_path(c.captions, "config.segment.captions"))) if c.captions else {}
+    texts = captions_asked_for(model)
     mine = parallel.share(list(files))
     run = Runner(
         method, replace(config.sample, guidance=config.sample.guidance if texts else 1.0), c.resample
@@ -62,19 +61,28 @@ def segment(model: Trained, workdir: Path) -> Path:
     return folder
 
 
-def tasks_of(model: Trained, files: dict[str, str], names, texts: dict[str, str]) -> Iterator[Task]:
+def captions_asked_for(model: Trained) -> dict[str, dict]:
+    """What is said of photographs, by their names."""
+    written, language = model.config.segment.captions, model.language
+    if not written:
+        return {}
+    assert language is not None  # a method of both halves reads captions
+    found = inputs.captions(model.config, model.info, language, written, "config.segment.captions")
+    return {example["name"]: example for example in (found[i] for i in range(len(found)))}
+
+
+def tasks_of(model: Trained, files: dict[str, str], names, texts: dict[str, dict]) -> Iterator[Task]:
     """One task a draw: the photograph at the size trained at, held."""
     config, method = model.config, model.method
-    size, words = config.data.size, model.vocabulary
+    size = config.data.size
     for name in names:
         photo = augment.squash({"image": read_image(files[name]), "layout": np.zeros(size, np.uint8)}, size)[
             "image"
         ]
         for copy in range(config.segment.draws):
             task = unconditional(method, name, size, config.sample.seed, copy, photo)
-            if words is not None and name in texts:
-                text = words.encode(texts[name], len(task.given["text"]))
-                task = replace(task, given=method.given.read({"text": text}))
+            if name in texts:
+                task = replace(task, given=method.given.read(texts[name]))
             yield held(task, method, image=photo)
 
 

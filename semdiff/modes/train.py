@@ -168,7 +168,7 @@ class Evaluator:
         self.config, self.writer = config, writer
         source = inputs.evaluation_source(config.data, config.seed)
         inputs.check_same_classes(opened.info, source.info, "edges" in trainer.method.reads)
-        self.source = inputs.told(config, source, opened.vocabulary)
+        self.source = inputs.told(config, source, opened.language)
         self.validate = jax.jit(trainer.validate)
         rows, chain = config.train.grid, scp.from_noise(config.sample)  # whatever there will be to start from
         method = trainer.method

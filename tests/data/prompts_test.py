@@ -10,8 +10,6 @@ from semdiff.data import prompts
 from semdiff.data.images import DataError
 from semdiff.data.source import ClassInfo, Info
 
-SAID = {"prompt": "a street", "negative": "", "encoder": "toy"}
-
 
 class Named:
     info = Info("named", (ClassInfo("", (0, 0, 0)),))
@@ -26,18 +24,30 @@ class Named:
         return {"name": self.names[index]}
 
 
-@pytest.fixture
-def folder(tmp_path):
+ENCODER = prompts.Encoder("toy", "abc")
+LENGTHS = (3, 1, 2)
+
+
+@pytest.fixture(params=[2, 1024], ids=["shards", "one"])
+def folder(tmp_path, monkeypatch, request):
+    monkeypatch.setattr(prompts, "SHARD", request.param)
+    captions = [("a", "first"), ("b", "second"), ("a", "third")]
+    states = [np.full((length, 4), value) for value, length in enumerate(LENGTHS, start=1)]
+    target = tmp_path / "prompts"
+    target.mkdir()
+    for shard in range(0, len(states), request.param):
+        prompts.write_shard(target, shard // request.param, states[shard : shard + request.param])
     table = np.arange(24.0).reshape(2, 3, 4)
-    captions = np.stack([np.full((3, 4), value) for value in (1, 2, 3)])
-    prompts.write(tmp_path / "prompts", table, captions, ["a", "b", "a"], SAID)
-    return tmp_path / "prompts"
+    prompts.write_about(target, ENCODER, (3, 4), captions, table, prompt="a street", negative="")
+    return target
 
 
 def test_what_is_written_is_read(folder):
     found = prompts.read(folder)
     np.testing.assert_array_equal(found.table, np.arange(24.0).reshape(2, 3, 4))
-    assert (found.shape, found.rows) == ((3, 4), {"a": [0, 2], "b": [1]})
+    assert (found.shape, found.rows, found.encoder) == ((3, 4), {"a": [0, 2], "b": [1]}, ENCODER)
+    for row, length in enumerate(LENGTHS):
+        np.testing.assert_array_equal(found.of_row(row)[:, 0], [row + 1] * length + [0] * (3 - length))
 
 
 def test_examples_have_the_states_of_their_captions(folder):
@@ -50,22 +60,32 @@ def test_examples_have_the_states_of_their_captions(folder):
     assert [bool(half[i]["states"].any()) for i in range(4)] == [False, True, False, True]
 
 
+def test_captions_are_examples_of_their_own(folder):
+    source = prompts.Stated(prompts.read(folder), Named.info)
+    assert [source[i]["name"] for i in range(len(source))] == ["a", "b", "a_1"]
+    assert [source[i]["caption"] for i in range(len(source))] == ["first", "second", "third"]
+    assert source[2]["states"][0, :, 0].tolist() == [3, 3, 0]
+
+
 def test_captions_of_other_images_are_refused(folder):
     with pytest.raises(DataError, match=r"none of its captions is of an image here.*of a, b.*called c"):
         prompts.Prompted(Named("c"), folder)
 
 
 def test_damaged_folders_are_refused(folder):
+    prompts.write_shard(folder, 0, [np.zeros((4, 4))])
+    with pytest.raises(DataError, match=r"lengths-00000\.npy or the \d captions"):
+        prompts.read(folder)
+    (folder / prompts.states_name(0)).unlink()
+    with pytest.raises(DataError, match=r"cannot be read .*states-00000\.npy"):
+        prompts.read(folder)
+    prompts.write_about(folder, ENCODER, (3, 4))
     np.save(folder / prompts.TABLE, np.zeros((3, 3, 4)))
     with pytest.raises(DataError, match=r"prompts\.npy: is of shape \(3, 3, 4\)"):
-        prompts.read(folder)
-    np.save(folder / prompts.TABLE, np.zeros((2, 3, 4)))
-    np.save(folder / prompts.CAPTIONS, np.zeros((2, 3, 4)))
-    with pytest.raises(DataError, match=r"captions\.npy: is of shape \(2, 3, 4\), not \(3, 3, 4\)"):
         prompts.read(folder)
     np.save(folder / prompts.TABLE, np.array([object()]), allow_pickle=True)
     with pytest.raises(DataError, match=r"cannot be read \(Object arrays cannot be loaded"):
         prompts.read(folder)
     (folder / prompts.ABOUT).write_text(json.dumps({"format": "another"}))
-    with pytest.raises(DataError, match=r"its format is not semdiff\.prompts\.1"):
+    with pytest.raises(DataError, match=r"its format is not semdiff\.prompts\.2"):
         prompts.read(folder)

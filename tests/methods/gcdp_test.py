@@ -1,5 +1,6 @@
 """Both halves from words, and from each other: what is sampled, segmented, evaluated, taken along."""
 
+import contextlib
 import json
 from dataclasses import replace
 
@@ -13,6 +14,7 @@ from tiny import changed, classes, random_model, random_params, tiny_experiment,
 import semdiff
 from semdiff import inputs, trained
 from semdiff.config import ConfigError, Sample
+from semdiff.data import pipeline, prompts
 from semdiff.data.classes import as_json
 from semdiff.data.readers.folder import Folder
 from semdiff.diffusion import gaussian, guidance, joint, losses
@@ -182,10 +184,10 @@ def test_the_words_go_with_the_model(tmp_path):
     checkpoints.close()
     words = json.loads((tmp_path / "vocabulary.json").read_text())["words"]
     opened = trained.of_workdir(config, tmp_path)
-    assert list(opened.vocabulary.words) == words
-    assert opened.vocabulary == inputs.vocabulary(config, None, tmp_path)
+    assert list(opened.language.words) == words
+    assert opened.language == inputs.language(config, None, tmp_path)
     loaded = semdiff.load(export.export(opened, tmp_path))
-    assert loaded.trained.vocabulary == opened.vocabulary
+    assert loaded.trained.language == opened.language
     images, layouts = loaded.pairs(["a car", "a boat at night"], images=2, steps=2)
     assert (images.shape, layouts.shape) == ((2, 2, 8, 8, 3), (2, 2, 8, 8))
     alone, _ = loaded.pairs("a car", steps=2)
@@ -234,6 +236,65 @@ def test_networks_of_layouts_take_no_words(tmp_path):
         segment.segment(plain, tmp_path)
     with pytest.raises(ConfigError, match=r"transition is uniform, but config\.model\.kind spade_unet"):
         built(plain, layout={"transition": "uniform", "schedule": "cosine"})
+
+
+ENCODER = prompts.Encoder("toy", "abc")
+
+
+def states_folder(folder, names, encoder=ENCODER):
+    """Random states of a caption of each name, of 1 to 3 places."""
+    rng, c = np.random.default_rng(0), tiny_pairs().model
+    folder.mkdir()
+    states = [rng.normal(size=(1 + i % 3, c.text_width)) for i in range(len(names))]
+    prompts.write_shard(folder, 0, states)
+    captions = [(name, f"of {name}") for name in names]
+    prompts.write_about(folder, encoder, (c.text_length, c.text_width), captions)
+    return folder
+
+
+def test_states_of_an_encoder_stand_in_the_place_of_words(tmp_path):
+    config = tiny_pairs()
+    folder = states_folder(tmp_path / "states", [f"train_{i:06}" for i in range(16)])
+    config = replace(config, data=replace(config.data, prompts=str(folder)))
+    data = build.opened(config, tmp_path)
+    assert (data.language, data.method.network.unet.vocabulary) == (ENCODER, 0)
+    assert not (tmp_path / "vocabulary.json").exists()
+    batches = pipeline.train_iterator(data.source, **inputs.training_options(config))
+    with contextlib.closing(batches):
+        batch = next(batches)
+    condition = data.method.given.condition(batch)
+    assert set(np.asarray(condition["mask"]).sum(1)) <= {1, 2, 3}
+    np.testing.assert_array_equal(condition["mask"], (batch["state"] != 0).any(-1))
+
+    params = random_params(data.method, config.data.size)
+    model = trained.Trained(config, data.method, params, "2/ema", data.info, language=ENCODER)
+    loaded = semdiff.load(export.export(model, tmp_path))
+    assert loaded.trained.language == ENCODER
+    states = prompts.read(folder).of_row(2)[None]
+    one, other = (loaded.pairs(s.astype(np.float32), steps=2)[0] for s in (states, -states))
+    assert (one != other).any()
+    with pytest.raises(
+        ConfigError, match=r"reads captions as states of toy \(abc\): give these, float \[N, up to 12, 8\]"
+    ):
+        loaded.pairs(["a car"])
+
+    out = run(loaded.trained, tmp_path / "out", captions=str(folder), limit=3, steps=2)
+    assert sorted(path.stem for path in (out / "images").glob("*.png")) == [
+        f"train_{i:06}_0" for i in range(3)
+    ]
+    made = np.asarray(Image.open(out / "images" / "train_000002_0.png"))
+    assert np.abs(made.astype(int) - one[0]).max() <= 1  # the image of its states, wherever they come from
+    others = states_folder(tmp_path / "others", ["a"], prompts.Encoder("toy", "xyz"))
+    with pytest.raises(
+        ConfigError, match=r"are of toy \(xyz\), but the network was trained with those of toy \(abc\)"
+    ):
+        run(loaded.trained, tmp_path / "x", captions=str(others))
+    with pytest.raises(
+        ConfigError, match=r"reads captions as states of toy \(abc\)\. Encode them by `python -m"
+    ):
+        run(loaded.trained, tmp_path / "x", captions=captions_file(tmp_path))
+    with pytest.raises(ConfigError, match=r"text_length is 12 and text_width 4, but .* have 12 states of 8"):
+        build.opened(replace(config, model=replace(config.model, text_width=4)), tmp_path)
 
 
 def test_absent_words_are_a_mask_of_nothing():
