@@ -4,7 +4,8 @@ Command: python -m semdiff.main --config=configs/gcdp_celebamask_hq.py --config.
 Hardware: published with 4 GPUs. Not run here.
 Published (with T5-large, after its super-resolution stage): better semantic recall than images alone, most so with a quarter
 of the captions (--config.data.captioned=0.25).
-Captions of MM-CelebA-HQ are not read yet: as it stands this trains pairs without words.
+Captions of MM-CelebA-HQ, ten an image: --config.data.captions=DIR/celeba-caption (0.txt to 29999.txt), read by a small
+encoder that is trained along; or as states of T5, --config.data.prompts (docs/gcdp.md). Without either: pairs without words.
 """
 
 from semdiff.methods import gcdp

@@ -3,7 +3,8 @@
 Command: python -m semdiff.main --config=configs/gcdp_cityscapes.py --config.data.root=DIR --workdir=runs/gcdp_cityscapes
 Hardware: published with 4 GPUs. Not run here.
 Published (with T5-large, after its super-resolution stage): FID 20.4, mIoU 65.8, Frechet segmentation distance 42.2.
-Captions of Cityscapes are not read yet: as it stands this trains pairs without words.
+Captions, by the names of images: --config.data.captions=FILE.jsonl (docs/data.md), read by a small encoder that is trained
+along; or as states of T5, --config.data.prompts (docs/gcdp.md). Without either it trains pairs without words.
 """
 
 from semdiff.methods import gcdp

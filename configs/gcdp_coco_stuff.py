@@ -2,7 +2,8 @@
 
 Command: python -m semdiff.main --config=configs/gcdp_coco_stuff.py --config.data.root=DIR --workdir=runs/gcdp_coco_stuff
 Hardware: not published. Not run here.
-Captions of COCO are not read yet: as it stands this trains pairs without words.
+Captions: --config.data.captions=DIR/annotations/captions_{split}2017.json, read by a small encoder that is trained along; or
+as states of T5, --config.data.prompts (docs/gcdp.md). Without either it trains pairs without words.
 """
 
 from semdiff.methods import gcdp

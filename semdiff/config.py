@@ -37,6 +37,9 @@ class Data:
     mismatch: Literal["error", "resize_label", "resize_image"] = "error"
     # Folder without dataset.json: the number of classes; 0: as found.
     num_classes: int = 0
+    # What is said of the images, by their names: a .jsonl of {"image", "caption"}, COCO's captions_{split}2017.json (the
+    # split's name is filled in), or a folder of NAME.txt; empty: what the source has.
+    captions: str = ""
     # Share of the training images whose captions are told; the others train what is said of no caption.
     captioned: float = 1.0
     # The folder of prompts and captions that `python -m semdiff.prompts` wrote. Empty: a control_unet learns what is said of

@@ -10,13 +10,14 @@ import numpy as np
 
 from semdiff.config import ConfigError, ControlUNet, Data, Experiment, JointUNet, Latents
 from semdiff.data import known_classes, make_source, statistics
+from semdiff.data.captions import Captions, Described, read_captions
 from semdiff.data.images import DataError
 from semdiff.data.latents import Encoded
 from semdiff.data.prompts import Encoder, Prompted, Prompts, Stated
 from semdiff.data.prompts import read as read_prompts
 from semdiff.data.readers.folder import Layouts
 from semdiff.data.source import Info, Source
-from semdiff.data.text import Captions, Told, Vocabulary, captions_of, read_captions
+from semdiff.data.text import Told, Vocabulary, captions_of
 from semdiff.machine import logs, parallel
 from semdiff.machine.paths import local_path, prepare_workdir, write_json
 
@@ -44,7 +45,11 @@ def _source(data: Data, key: str, seed: int, **options) -> Source:
     if data.num_classes:
         options["num_classes"] = data.num_classes
     try:
-        return make_source(data.source, split=split, **{k: v for k, v in options.items() if v is not None})
+        source = make_source(data.source, split=split, **{k: v for k, v in options.items() if v is not None})
+        if data.captions:
+            path = data.captions.replace("{split}", str(split))
+            source = Described(source, local_path(path, "config.data.captions"))
+        return source
     except DataError as error:
         raise DataError(f"config.data.{key}={split}: {error}") from error
 

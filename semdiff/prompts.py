@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from semdiff.data import prompts
-from semdiff.data.text import read_captions
+from semdiff.data.captions import read_captions
 from semdiff.machine import logs
 from semdiff.machine.paths import write_json
 
@@ -50,7 +50,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--prompt", help="what is said of every image without a caption")
     parser.add_argument("--negative", default="", help="what guidance steers away from")
     parser.add_argument(
-        "--captions", type=Path, help='a .txt, or a .jsonl of {"image": NAME, "caption": TEXT}'
+        "--captions", type=Path, help="as config.data.captions, or a .txt of a caption a line"
     )
     parser.add_argument("--length", type=int, help=f"states of a text at most; T5: {T5_LENGTH}")
     parser.add_argument("--device", default="cpu", help="in PyTorch's words: cuda")

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from semdiff.data.images import DataError
-from semdiff.data.source import Example, Info, Source
+from semdiff.data.source import Example, Info, Source, some_names
 
 FORMAT = "semdiff.prompts.2"
 ABOUT, TABLE = "prompts.json", "prompts.npy"
@@ -156,11 +156,11 @@ class Prompted:
         self.source, self.folder, self.share = source, folder, share
         self.info: Info = source.info
         self._prompts: Prompts | None = None
-        if not any(name in self.prompts.rows for name in _names(source)):
+        if not any(name in self.prompts.rows for name in some_names(source)):
             first = ", ".join(list(self.prompts.rows)[:3])
             raise DataError(
                 f"{folder}: none of its captions is of an image here. They are of {first or 'nothing'}, ...; the images are "
-                f"called {', '.join(_names(source))}, ..."
+                f"called {', '.join(some_names(source))}, ..."
             )
 
     @property
@@ -197,11 +197,3 @@ class Stated:
         place = self.prompts.rows[name].index(index)
         states = self.prompts.of_row(index)[None]
         return {"name": f"{name}_{place}" if place else name, "caption": caption, "states": states}
-
-
-def _names(source: Source, most: int = 8) -> list[str]:
-    """Of some examples from all over."""
-    count = len(source)
-    return [
-        source[i]["name"] for i in sorted({round(k * (count - 1) / max(most - 1, 1)) for k in range(most)})
-    ]

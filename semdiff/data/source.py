@@ -64,3 +64,9 @@ class Source(Protocol):
     def __len__(self) -> int: ...
 
     def __getitem__(self, index: int) -> Example: ...
+
+
+def some_names(source: Source, most: int = 8) -> list[str]:
+    """Of examples from all over."""
+    last, gaps = len(source) - 1, max(most - 1, 1)
+    return [source[i]["name"] for i in sorted({round(k * last / gaps) for k in range(most)})]

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path, PurePath
 
 import numpy as np
 
-from semdiff.data.images import DataError
 from semdiff.data.source import Example, Info, Source
 
 PAD, UNKNOWN = 0, 1
@@ -95,54 +92,3 @@ class Told:
     def is_told(self, index: int) -> bool:
         """A share of the numbers, spread evenly and always the same."""
         return int((index + 1) * self.share) > int(index * self.share)
-
-
-class Captions:
-    """Captions alone, without images: examples have a name and a caption."""
-
-    def __init__(self, captions: Sequence[tuple[str, str]], info: Info):
-        self.captions, self.info = tuple(captions), info
-
-    def __len__(self) -> int:
-        return len(self.captions)
-
-    def __getitem__(self, index: int) -> Example:
-        name, caption = self.captions[index]
-        return {"name": name, "caption": caption}
-
-
-def read_captions(path: Path, several: bool = False) -> list[tuple[str, str]]:
-    """(name, caption) of a .txt, a caption a line, or a .jsonl of {"image": NAME, "caption": TEXT}; one of each name, or
-    several."""
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: cannot be read ({error}). Expected a .txt or .jsonl of captions") from error
-    found: list[tuple[str, str]] = []
-    seen: set[str] = set()
-    for number, line in enumerate(lines, start=1):
-        name, caption = f"caption_{number:05}", line.strip()
-        if path.suffix == ".jsonl":
-            if not caption:
-                continue
-            try:
-                entry = json.loads(caption)
-                name, caption = PurePath(str(entry["image"])).stem, str(entry["caption"]).strip()
-            except (ValueError, KeyError, TypeError) as error:
-                raise DataError(
-                    f'{path}, line {number}: {line[:80]!r} ({error!r}). Expected {{"image": NAME, "caption": TEXT}}'
-                ) from None
-        if not words_of(caption):
-            raise DataError(
-                f"{path}, line {number}: an empty caption. Write what the image shows, or remove the line; images of no "
-                "caption at all are made by config.sample.captions=none"
-            )
-        if name in seen and not several:
-            raise DataError(
-                f"{path}, line {number}: a second caption for {name!r}. Expected one of each name"
-            )
-        seen.add(name)
-        found.append((name, caption))
-    if not found:
-        raise DataError(f"{path}: there are no captions in it")
-    return found

@@ -19,7 +19,7 @@ from semdiff.trained import ABOUT, CARD, CLASSES, FORMAT, PRIOR, SEGMENTER, WEIG
 PICTURE = "samples.png"
 # Keys that say where things lie on the machine of whoever trained, not what was trained.
 HERE = {
-    "data": ("root", "prompts", "latents"),
+    "data": ("root", "captions", "prompts", "latents"),
     "space": ("weights",),
     "sample": ("weights", "layouts", "output", "prior_file"),
     "train": ("init",),

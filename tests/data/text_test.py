@@ -3,18 +3,15 @@
 import numpy as np
 import pytest
 
-from semdiff.data.images import DataError
 from semdiff.data.pipeline import eval_batches, train_iterator
 from semdiff.data.scenes import Scenes
 from semdiff.data.text import (
     PAD,
     UNKNOWN,
-    Captions,
     Told,
     Vocabulary,
     captions_of,
     named_classes,
-    read_captions,
     words_of,
 )
 
@@ -101,31 +98,3 @@ def test_classes_are_found_in_captions_by_their_names():
     names = ("sky", "car", "person", "street lamp", "bus", "sea")
     assert named_classes("Two cars, people and a street lamp by the bus", names) == [1, 2, 3, 4]
     assert named_classes("a season of scars", names) == []
-
-
-def test_files_of_captions(tmp_path):
-    (tmp_path / "a.txt").write_text("A dog\na car\n")
-    assert read_captions(tmp_path / "a.txt") == [("caption_00001", "A dog"), ("caption_00002", "a car")]
-    (tmp_path / "b.jsonl").write_text(
-        '{"image": "x.jpg", "caption": "A dog"}\n\n{"image": "y", "caption": "car"}\n'
-    )
-    found = read_captions(tmp_path / "b.jsonl")
-    assert found == [("x", "A dog"), ("y", "car")]
-    assert Captions(found[:1], Scenes.info)[0] == {"name": "x", "caption": "A dog"}
-
-
-@pytest.mark.parametrize(
-    ("name", "text", "words"),
-    [
-        ("a.txt", "a dog\n\nb", r"a\.txt, line 2: an empty caption"),
-        ("a.txt", "", "there are no captions"),
-        ("a.jsonl", '{"image": "x"}', r"a\.jsonl, line 1: .*KeyError.*Expected"),
-        ("a.jsonl", '{"image": "x", "caption": "a"}\n' * 2, "line 2: a second caption for 'x'"),
-        ("a.txt", None, "cannot be read"),
-    ],
-)
-def test_bad_files_of_captions_are_said(tmp_path, name, text, words):
-    if text is not None:
-        (tmp_path / name).write_text(text)
-    with pytest.raises(DataError, match=words):
-        read_captions(tmp_path / name)

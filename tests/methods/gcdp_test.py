@@ -14,6 +14,7 @@ from tiny import changed, classes, random_model, random_params, tiny_experiment,
 import semdiff
 from semdiff import inputs, trained
 from semdiff.config import ConfigError, Sample
+from semdiff.convert import weights
 from semdiff.data import pipeline, prompts
 from semdiff.data.classes import as_json
 from semdiff.data.readers.folder import Folder
@@ -293,6 +294,10 @@ def test_states_of_an_encoder_stand_in_the_place_of_words(tmp_path):
         ConfigError, match=r"reads captions as states of toy \(abc\)\. Encode them by `python -m"
     ):
         run(loaded.trained, tmp_path / "x", captions=captions_file(tmp_path))
+    weights.save_weights(tmp_path / "released.safetensors", params)
+    released = trained.of_file(tiny_pairs(), tmp_path / "released.safetensors", tmp_path)
+    asked = inputs.captions(released.config, released.info, released.language, str(others), "captions")
+    assert asked[0]["states"].any()  # of whatever encoder: it does not say
     with pytest.raises(ConfigError, match=r"text_length is 12 and text_width 4, but .* have 12 states of 8"):
         build.opened(replace(config, model=replace(config.model, text_width=4)), tmp_path)
 
