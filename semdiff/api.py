@@ -60,6 +60,7 @@ class Model:
     def __init__(self, model: Trained, folder: Path):
         self.trained, self.folder = model, folder
         self._runners: dict[Any, tuple[Runner, dict]] = {}
+        self._enlargers: dict[Any, Any] = {}
         self._params = jax.device_put(model.params)
 
     def __repr__(self) -> str:
@@ -120,12 +121,13 @@ class Model:
         todo = self._tasks(examples, replace(c, per_layout=images), size)
         if self.trained.method.process.layout is not None:
             todo = [tasks.held(task, self.trained.method, layout=task.layout) for task in todo]
-        return shaped([state.image for state in self._made(todo, c)], images)
+        return shaped([state.image for state in self._enlarged(todo, self._made(todo, c), c)], images)
 
     def pairs(self, captions: str | Said, *, images: int = 1, **settings) -> tuple[np.ndarray, np.ndarray]:
         """(images [N, H, W, 3], layouts [N, H, W]) of captions, by a model of both halves; or so many of each caption.
 
-        A model that reads states of an encoder is given these, [N, L, W], in the place of texts.
+        A model that reads states of an encoder is given these, [N, L, W], in the place of texts. upscale="FOLDER", a model
+        of the second stage, makes them larger.
         """
         if self.trained.method.process.layout is None:
             raise ConfigError(
@@ -133,7 +135,8 @@ class Model:
             )
         c, asked = self._settings(settings), [captions] if isinstance(captions, str) else list(captions)
         examples = told(self.trained, [{"name": f"caption {i}"} for i in range(len(asked))], asked)
-        made = self._made(self._tasks(examples, replace(c, per_layout=images), None), c)
+        todo = self._tasks(examples, replace(c, per_layout=images), None)
+        made = self._enlarged(todo, self._made(todo, c), c)
         pictures, layouts = ([getattr(state, half) for state in made] for half in ("image", "layout"))
         return np.asarray(shaped(pictures, images)), np.asarray(shaped(layouts, images))
 
@@ -272,3 +275,13 @@ class Model:
             made |= {task.copy: state for task, state in zip(batch, run(self._params | begin, batch))}
             progress.report(len(made))
         return [made[i] for i in range(len(todo))]
+
+    def _enlarged(self, todo: list[Task], made: list[ByHalf], c: Sample) -> list[ByHalf]:
+        """By the second stage, where settings name one."""
+        if not c.upscale:
+            return made
+        program = c.upscale, c.small_noise
+        if program not in self._enlargers:
+            model = replace(self.trained, config=replace(self.trained.config, sample=c))
+            self._enlargers[program] = trained.enlarger(model)
+        return self._enlargers[program](todo, made)

@@ -113,6 +113,8 @@ class JointUNet:
     text_length: int = 256
     # Tokens that a caption is pooled to; 0: it is not.
     latents: int = 32
+    # A second stage: how many times larger its pairs are than those it is given; 0: a first stage, given words alone.
+    upscales: int = 0
     # Recompute blocks in the backward pass: less memory, more time.
     remat: bool = False
     # Of the convolutions.
@@ -342,6 +344,10 @@ class Sample:
     ema: bool = True
     # A model folder, a file of weights or a released .pt, in place of the newest checkpoint.
     weights: str = ""
+    # A model of the second stage (a model folder, or the workdir of its training): pairs are made, then enlarged by it.
+    upscale: str = ""
+    # How far up the small pair is noised for it: a share of all times.
+    small_noise: float = 0.2
     batch_size: int = 8
     seed: int = 0
     # Images per layout.

@@ -9,7 +9,7 @@ from absl import app, flags, logging
 from ml_collections import config_flags
 
 from semdiff import cli, trained
-from semdiff.config import Experiment
+from semdiff.config import ConfigError, Experiment
 from semdiff.machine import logs, parallel
 from semdiff.machine.compilation import use_cache
 from semdiff.machine.paths import local_path
@@ -56,6 +56,10 @@ def run(config: Experiment, workdir: Path, mode: str):
     if mode in WITH_DATA:
         WITH_DATA[mode][1](config, workdir)
     else:
+        if config.sample.upscale and mode != "sample":
+            raise ConfigError(
+                f"config.sample.upscale is for --mode=sample alone, not for {mode}: leave it empty"
+            )
         model = trained.opened(config, workdir)
         WITH_WEIGHTS[mode][1](model if mode in AS_ASKED else model.ready(), workdir)
     parallel.meet()  # a process that ended would give the others but a few minutes more

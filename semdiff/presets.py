@@ -142,6 +142,19 @@ def gcdp_scenes() -> ml_collections.ConfigDict:
     return config
 
 
+def gcdp_scenes_larger() -> ml_collections.ConfigDict:
+    """The second stage: those pairs at 64 x 64."""
+    config = gcdp_scenes()
+    config.data.size = (64, 64)
+    config.model.upscales = 2
+    config.model.base = 24
+    config.model.attention = ()
+    config.model.cross_attention = (2,)
+    config.sample.steps = 15
+    config.sample.guidance = 1.0
+    return config
+
+
 def small_latents() -> Latents:
     """An autoencoder for minutes on 2 CPU cores: images at a quarter of their size."""
     return Latents(base=16, multipliers=(1, 2, 4), blocks=1, channels=8, groups=8, scale=0.0)

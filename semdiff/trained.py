@@ -21,6 +21,7 @@ from semdiff.convert.diffusers_folder import Found
 from semdiff.data import classes, moments
 from semdiff.data.prompts import Encoder
 from semdiff.data.source import Info
+from semdiff.data.text import Vocabulary
 from semdiff.machine import logs
 from semdiff.machine.paths import local_path
 from semdiff.methods import build, scp
@@ -29,6 +30,7 @@ from semdiff.methods.networks import LayoutAndWords
 from semdiff.methods.space import called
 from semdiff.parser import from_dict
 from semdiff.sampling import times
+from semdiff.sampling.tasks import Enlarger
 from semdiff.training import checkpoint
 from semdiff.training.params import merged, rule_of
 
@@ -94,6 +96,50 @@ class Trained:
         name = called(space, self.params.get(SPACE, {}))
         moments.check(found, written, path, self.info.names, space.shape(self.config.data.size), name)
         return found
+
+
+def enlarger(model: Trained) -> Enlarger | None:
+    """What makes this model's pairs larger: the model of a second stage that config.sample.upscale names."""
+    config = model.config
+    if not config.sample.upscale:
+        return None
+    path = shipped.or_shipped(local_path(config.sample.upscale, "config.sample.upscale"))
+    if (path / WEIGHTS).is_file():
+        own = folder_config(path)
+    else:
+        own = workdir_config(path)
+        own = replace(own, sample=replace(own.sample, weights=""))
+    second = opened(own, path).ready()
+    wrong = differing(model, second)
+    if wrong:
+        raise ConfigError(
+            f"config.sample.upscale is {path}, which does not go on from {model.name}: {'; '.join(wrong)}"
+        )
+    parts = (second.method, second.params, second.config.sample, second.config.data.size, second.language)
+    return Enlarger(second.name, *parts, small_noise=config.sample.small_noise)
+
+
+def differing(model: Trained, second: Trained) -> list[str]:
+    """What keeps a model from being the second stage of another, in words."""
+    own, larger = model.config, second.config
+    if not isinstance(larger.model, JointUNet) or not larger.model.upscales:
+        return ["it enlarges nothing (config.model.upscales is 0)"]
+    if not isinstance(own.model, JointUNet) or own.model.upscales:
+        return ["it enlarges pairs as a first stage makes them, and this is none"]
+    wrong, factor = [], larger.model.upscales
+    if model.info.names != second.info.names:
+        here, there = model.info.names, second.info.names
+        wrong.append(f"it has the classes {', '.join(there[:5])}, ..., not {', '.join(here[:5])}, ...")
+    height, width = own.data.size
+    if larger.data.size != (factor * height, factor * width):
+        small = tuple(n // factor for n in larger.data.size)
+        wrong.append(f"it makes {larger.data.size} of {small}, not of {(height, width)}")
+    words, texts = (second.language, model.language), (larger.model.text_length, own.model.text_length)
+    if not all(isinstance(language, Vocabulary) for language in words) and (
+        words[0] != words[1] or texts[0] != texts[1]
+    ):
+        wrong.append("it reads what is said in another way")
+    return wrong
 
 
 def with_strength(method: Method, strength: float) -> Method:

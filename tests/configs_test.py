@@ -43,8 +43,10 @@ INFOS = {
     "scp_cityscapes.py:80gb": classes.CITYSCAPES,
     "scp_coco_stuff.py:24gb": COCO_WITH_INSTANCES,
     "gcdp_scenes.py": Scenes.info,
+    "gcdp_scenes.py:2": Scenes.info,
     "gcdp_ccp.py": Info("clothing", (ClassInfo("", (0, 0, 0)),) * 59, has_captions=True),
     "gcdp_celebamask_hq.py": classes.CELEBAMASK_HQ,
+    "gcdp_celebamask_hq.py:2": classes.CELEBAMASK_HQ,
     "gcdp_cityscapes.py": classes.CITYSCAPES,
     "gcdp_coco_stuff.py": COCO_WITH_INSTANCES,
     "camvid.py": CAMVID,
@@ -68,7 +70,7 @@ INFOS = {
     "scdm_celebamask_hq.py:2": classes.CELEBAMASK_HQ,
     "scdm_celebamask_hq.py:25": classes.CELEBAMASK_HQ,
 }
-OFFICIAL = [name for name in INFOS if ":" in name and not name.startswith(("scdm", "scp"))]
+OFFICIAL = [name for name in INFOS if ":" in name and not name.startswith(("scdm", "scp", "gcdp"))]
 OFFICIAL_SCDM = [name for name in INFOS if ":" in name and "scdm" in name]
 # Parameters of the released code's networks at these settings, as that code itself counts them.
 PARAMETERS = {
@@ -128,6 +130,9 @@ def test_parses_and_builds(name):
         given = given.parts["layout"]
         assert built.given.guided == {"words": ("words",), "both": ()}[config.model.guided]
     if isinstance(config.model, JointUNet):
+        if config.model.upscales:
+            assert (given.guided, given.parts["small"].factor) == (("words",), 2)
+            given = given.parts["words"]
         assert (given.length, unet.vocabulary) == (config.model.text_length, WORDS)
     else:
         assert given.num_classes == info.num_classes
@@ -308,7 +313,10 @@ def one_step(config: Experiment):
 BIASES = tuple(f"['{name}']['bias']" for name in ("scores", "key", "k"))
 
 
-@pytest.mark.parametrize("name", INFOS)
+ELSEWHERE = "gcdp_scenes.py:2"  # takes a step in tests/methods/upscaling_test.py
+
+
+@pytest.mark.parametrize("name", [name for name in INFOS if name != ELSEWHERE])
 def test_takes_a_step(name):
     before, after, metrics = one_step(shrunken(read(name)))
     assert all(np.isfinite(value) for value in metrics.values()), metrics

@@ -12,11 +12,12 @@ from semdiff.config import ConfigError, Experiment, JointUNet
 from semdiff.data.source import Info
 from semdiff.diffusion import joint, losses
 from semdiff.methods import parts
-from semdiff.methods.given import TextGiven
+from semdiff.methods.given import Several, TextGiven
 from semdiff.methods.method import Method
-from semdiff.methods.networks import PairOfText
+from semdiff.methods.networks import PairOfSmaller, PairOfText
+from semdiff.methods.upscaling import SMALL, WORDS, SmallGiven
 from semdiff.models import joint_unet
-from semdiff.parser import as_config_dict, default
+from semdiff.parser import as_config_dict, choose, default
 
 PAPER = ("GCDP", "2308.08157")
 
@@ -39,22 +40,36 @@ def method(config: Experiment, info: Info, rates: np.ndarray | None, words: int)
         **parts.network_fields(config),
     )
     unet.check_size(*config.data.size)
+    process = joint.Process(image, layout)
+    text = TextGiven(unet.text_length, config.loss.condition_dropout, 0 if words else unet.text_width)
+    factor = unet.upscales
+    if factor and (factor < 2 or any(n % factor for n in config.data.size)):
+        raise ConfigError(
+            f"config.model.upscales is {factor}; expected 0, for a first stage, or a factor from 2 on that divides "
+            f"config.data.size, {config.data.size}"
+        )
+    larger = Several({WORDS: text, SMALL: SmallGiven(process, factor)}, guided=(WORDS,))
     return Method(
-        process=joint.Process(image, layout),
-        network=PairOfText(unet),
-        given=TextGiven(unet.text_length, config.loss.condition_dropout, 0 if words else unet.text_width),
+        process=process,
+        network=PairOfSmaller(unet) if factor else PairOfText(unet),
+        given=larger if factor else text,
         objective=parts.objective(config),
         known=losses.Known(config.loss.known, config.loss.condition_dropout) if config.loss.known else None,
     )
 
 
-def published(num_classes: int) -> ml_collections.ConfigDict:
+def published(num_classes: int, stage: str = "1") -> ml_collections.ConfigDict:
     """GCDP (2308.08157), the base model as its released scripts train it; a data set sets its source and size.
 
-    The words are embedded by an encoder that is trained along, where the paper has T5-large.
+    Stage "2" makes pairs twice as large of those; the paper gives its batch and guidance. The words are embedded by an
+    encoder that is trained along, or are states of T5, as the paper has them (config.data.prompts).
     """
+    second = choose(("1", "2"), stage, "the stage in configs/NAME.py:STAGE") == "2"
     config = default()
     config.model = as_config_dict(JointUNet())
+    if second:  # most of it happens at the deepest level
+        config.model.upscales = 2
+        config.model.attention = config.model.cross_attention = (3,)
     config.model.remat = True
     config.model.dtype = "bfloat16"  # published: float16
     config.data.edges = False
@@ -78,14 +93,14 @@ def published(num_classes: int) -> ml_collections.ConfigDict:
     config.optimizer.ema_warmup = False
 
     config.train.steps = 300_000
-    config.train.batch_size = 8
+    config.train.batch_size = 4 if second else 8
     config.train.eval_every = 25_000
     config.train.save_every = 10_000
 
     config.sample.sampler = "ancestral"
     config.sample.steps = 100
     config.sample.spacing = "even"
-    config.sample.guidance = 3.0
+    config.sample.guidance = 1.0 if second else 3.0
     config.sample.threshold = "dynamic"
     config.sample.quantile = 0.95
     return config

@@ -98,22 +98,36 @@ class PairOfText:
         return self.unet.size_multiple
 
     def init(self, key, like: State, condition: Condition) -> dict:
-        return initial.fresh(self.unet.init, key, like.image, like.layout, jnp.zeros((1,)), **condition)[
-            "params"
-        ]
+        given = self.given(condition)
+        return initial.fresh(self.unet.init, key, like.image, like.layout, jnp.zeros((1,)), **given)["params"]
 
     def apply(self, params, state: State, time, condition: Condition, dropout_keys=None) -> ByHalf:
-        at = by_half(time)
+        at, given = by_half(time), self.given(condition)
         more = {"layout_log_snr": at.layout} if self.two_clocks else {}
         return ByHalf(
-            *self.unet.apply({"params": params}, state.image, state.layout, at.image, **condition, **more)
+            *self.unet.apply({"params": params}, state.image, state.layout, at.image, **given, **more)
         )
+
+    def given(self, condition: Condition) -> dict:
+        """What the network is called with."""
+        return condition
 
     def cache(self, params, condition: Condition) -> Condition | None:
         return {"told": self.unet.apply({"params": params}, **condition, method="tell")}
 
     def compute_dtypes(self, params: dict) -> dict:
         return self.unet.compute_dtypes(params)
+
+
+@dataclass(frozen=True)
+class PairOfSmaller(PairOfText):
+    """The same of a second stage: given a smaller pair too."""
+
+    def given(self, condition: Condition) -> dict:
+        return {**condition["words"], "low": condition["small"]}
+
+    def cache(self, params, condition: Condition) -> Condition | None:
+        return condition | {"words": super().cache(params, condition["words"])}
 
 
 @dataclass(frozen=True)

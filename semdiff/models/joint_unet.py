@@ -351,7 +351,7 @@ class JointUNet(nn.Module):
     vocabulary: int = 0
     latents: int = 32
     time_tokens: int = 2
-    upscales: bool = False
+    upscales: int = 0
     layout_clock: bool = False
     stem_to_last: bool = False
     halve_first: bool = True

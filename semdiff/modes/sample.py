@@ -13,7 +13,7 @@ from semdiff.machine.paths import local_path
 from semdiff.sampling import chains
 from semdiff.sampling.outputs import Output, run_tasks, settings_of
 from semdiff.sampling.tasks import Runner, Task, held, tasks_of, unconditional
-from semdiff.trained import Trained
+from semdiff.trained import Trained, enlarger
 
 UNCONDITIONAL = "none"  # config.sample.captions, for images of which nothing is said
 
@@ -27,7 +27,9 @@ def sample(model: Trained, workdir: Path) -> Path:
     config, method, info, c = model.config, model.method, model.info, model.config.sample
     folder = local_path(c.output or workdir / "samples" / model.name, "config.sample.output")
     source, size = source_of(model)
-    output = Output(folder, settings_of(config, model.name), info)
+    enlarge = enlarger(model)
+    name = f"{model.name}, {enlarge.name}" if enlarge else model.name
+    output = Output(folder, settings_of(config, name), info)
     mine = parallel.share(range(min(c.limit or len(source), len(source))))
     resized = Resized(size)
     tasks = (task for i in mine for task in held_tasks(model, resized.seen(source[i]), size))
@@ -38,7 +40,11 @@ def sample(model: Trained, workdir: Path) -> Path:
         f"chains:  {chains.num_steps(c)} steps of {c.sampler}, {chains.passes(method, c)} passes of the network an image"
     )
     origin = c.layouts or c.captions or config.data.eval_split
-    run_tasks(lambda batch: run(params, batch), run.batch_size, tasks, total, output, origin)
+    make = lambda batch: run(params, batch)  # noqa: E731
+    if enlarge is not None:
+        make = lambda batch: enlarge(batch, run(params, batch))  # noqa: E731
+        logs.say(f"then:    {enlarge.chain}, by {enlarge.name}")
+    run_tasks(make, run.batch_size, tasks, total, output, origin)
     resized.report()
     logs.say(f"{total} images in {output.folder}")
     return output.folder

@@ -17,12 +17,13 @@ from semdiff import draw, inputs
 from semdiff.config import ConfigError, Data, Sample
 from semdiff.data import augment
 from semdiff.data.source import Source
-from semdiff.data.text import captions_of
+from semdiff.data.text import Vocabulary, captions_of
 from semdiff.diffusion.joint import ByHalf
 from semdiff.machine import logs, parallel
 from semdiff.methods.autoencoding import Autoencoding
-from semdiff.methods.given import Condition
+from semdiff.methods.given import Condition, Several, TextGiven
 from semdiff.methods.method import Method
+from semdiff.methods.upscaling import SMALL, WORDS, SmallGiven
 from semdiff.sampling import chains
 
 
@@ -87,7 +88,8 @@ def digest_of(*arrays: np.ndarray | None):
 def tasks_of(method: Method, example: dict, c: Sample, size: tuple[int, int] | None = None) -> Iterator[Task]:
     """The images to make of one example: at `size`, else at that of its layout."""
     if size is not None and "layout" in example:
-        example = augment.squash({k: v for k, v in example.items() if k != "image"}, size)
+        kept = {k: v for k, v in example.items() if k != "image" or k in method.reads}
+        example = augment.squash(kept, size)
     layout = np.asarray(example["layout"], np.int32) if "layout" in example else None
     if size is None:
         if layout is None:
@@ -219,6 +221,45 @@ class Runner:
 
     def _put(self, array):
         return jax.device_put(array, self.sharding) if self.sharding else array
+
+
+class Enlarger:
+    """Runs a second stage over what a first one has made: pairs in, larger pairs out."""
+
+    def __init__(
+        self,
+        name: str,
+        method: Method,
+        params,
+        c: Sample,
+        size: tuple[int, int],
+        language: inputs.Language | None,
+        small_noise: float,
+    ):
+        """name: of the second stage's weights; language: what it reads."""
+        assert isinstance(method.given, Several)
+        words, small = method.given.parts[WORDS], method.given.parts[SMALL]
+        assert isinstance(words, TextGiven)
+        assert isinstance(small, SmallGiven)
+        self.words, self.small, self.multiple = words, small, method.network.size_multiple
+        self.run, self.size, self.language, self.small_noise = Runner(method, c), size, language, small_noise
+        self.name, self.chain = name, f"{chains.num_steps(c)} steps of {c.sampler}, to {size[0]} x {size[1]}"
+        self.params = self.run.placed(params)
+
+    def __call__(self, tasks: list[Task], made: list[ByHalf]) -> list[ByHalf]:
+        todo, count = [self.task(*pair) for pair in zip(tasks, made, strict=True)], self.run.batch_size
+        batches = (todo[i : i + count] for i in range(0, len(todo), count))
+        return [state for batch in batches for state in self.run(self.params, batch)]
+
+    def task(self, task: Task, made: ByHalf) -> Task:
+        """The same image once more, larger."""
+        noise_key, key = jax.random.split(jax.random.fold_in(task.key, 1))
+        small = self.small.pad(self.small.made_small(made, noise_key, self.small_noise), self.multiple)
+        said = task.given
+        if isinstance(self.language, Vocabulary):  # it may know other words than the first stage
+            said = self.words.read({"text": self.language.encode(task.caption, self.words.length)})
+        given, canvas = {WORDS: said, SMALL: small}, canvas_of(self.size, self.multiple)
+        return Task(task.name, task.copy, given, None, self.size, canvas, key, task.caption)
 
 
 COPIES = 3  # of each layout in a grid
