@@ -125,6 +125,7 @@ def to_semdiff(tensors: Mapping[str, np.ndarray], source: str | Path = "the chec
     """Nested parameters of `JointUNet`: the averaged ones where the checkpoint has them."""
     net = _network(tensors, source)
     table.check_floats(net, source)
+    _check_heads(net, source)
     levels = 1 + max(int(m[1]) for name in net if (m := re.match(r"ups\.(\d+)\.", name)))
     params, unknown = {}, []
     for name, tensor in net.items():
@@ -139,6 +140,19 @@ def to_semdiff(tensors: Mapping[str, np.ndarray], source: str | Path = "the chec
             f"{', '.join(unknown[:10])}. Pass a checkpoint of the released base or super-resolution model"
         )
     return unflatten(params)
+
+
+def _check_heads(net: Mapping[str, Any], source: str | Path):
+    """The released code attends to words with 8 heads of 64 whatever its settings say of heads; `JointUNet` has one kind."""
+    middle = net.get("mid_attn.fn.fn.to_q.weight")
+    own = None if middle is None else middle.shape[0]
+    for name, tensor in net.items():
+        if name.endswith("cross_attn.fn.to_q.weight") and own not in (None, tensor.shape[0]):
+            raise ValueError(
+                f"{source}: {name} has {tensor.shape[0]} channels and mid_attn.fn.fn.to_q.weight {own}: attention to words "
+                "of another width than attention between places is not supported. Expected one width, as of the released "
+                "base and super-resolution models (8 heads of 64)"
+            )
 
 
 def _network(tensors: Mapping[str, Any], source: str | Path) -> dict[str, Any]:

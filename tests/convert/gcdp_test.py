@@ -115,3 +115,13 @@ def test_other_networks_are_told():
         ValueError, match=r"net\.pt: .* 2 tensors have no place in it: downs\.0\.9\.x, extra\.weight"
     ):
         gcdp.to_semdiff(tensors | {"downs.0.9.x": np.zeros(1), "extra.weight": np.zeros(1)}, "net.pt")
+
+
+def test_attention_to_words_of_another_width_is_refused_in_words():
+    tensors = dict(released("base")[0])
+    middle = "mid_attn.fn.fn.to_q.weight"
+    tensors[middle] = tensors[middle][:32]
+    with pytest.raises(
+        ValueError, match=r"net\.pt: .*cross_attn\.fn\.to_q\.weight has 512 channels and mid_attn.* 32: "
+    ):
+        gcdp.to_semdiff(tensors, "net.pt")
