@@ -220,6 +220,9 @@ class Layout:
     lag: int = 0
     # Of a cosine schedule: gamma = cos^(2 power).
     power: float = 1.0
+    # Of uniform transitions, p(y_s | y_t): the mixture of the posteriors of all y_0; or of_mean, the posterior's formula
+    # with p(y_0) in y_0's place, as GCDP's released weights were trained.
+    reverse: Literal["mixture", "of_mean"] = "mixture"
 
 
 @dataclass(frozen=True)

@@ -26,6 +26,7 @@ Keys = Key[Array, "b"]
 PerExample = Float[Array, "b"]
 
 Transition = Literal["absorbing", "uniform"]
+Reverse = Literal["mixture", "of_mean"]
 LOG2 = math.log(2)
 
 
@@ -34,14 +35,20 @@ LOG2 = math.log(2)
 class Categorical:
     """y_t shows y_0 with probability gamma_{c,t}, c the class of y_0; otherwise MASK, or a class at random.
 
-    ignore: pixels of this true class do not count in the loss terms.
+    ignore: pixels of this true class do not count in the loss terms. reverse, of uniform transitions: p(y_s | y_t) is the
+    mixture of the posteriors of all y_0, or, as in GCDP's released code, the posterior's formula with p(y_0) in y_0's place.
     """
 
     schedule: ClassSchedule
     transition: Transition = field(default="absorbing", metadata={"static": True})
     ignore: int | None = field(default=None, metadata={"static": True})
+    reverse: Reverse = field(default="mixture", metadata={"static": True})
 
     def __post_init__(self):
+        if self.reverse != "mixture" and self.transition == "absorbing":
+            raise ValueError(
+                f"reverse is {self.reverse!r}, which absorbing transitions do not have; choose mixture"
+            )
         if self.transition == "uniform" and not self.schedule.shared:
             raise ValueError(
                 "uniform transitions need one schedule for all classes: with a rate per class they are no closed family. "
@@ -138,7 +145,7 @@ def reveal(process: Categorical, s: Times, t: Times) -> tuple[PerClass, PerClass
 
 
 def log_reverse(process: Categorical, yt: Layout, log_p0: Logits, s: Times, t: Times) -> LogProbs:
-    """log p(y_s | y_t) = log sum over c of q(y_s | y_t, y_0 = c) p(c), for log p(c) in `log_p0`.
+    """log p(y_s | y_t) = log sum over c of q(y_s | y_t, y_0 = c) p(c), for log p(c) in `log_p0` (but see `reverse`).
 
     Absorbing: each class has its own gamma inside the sum; a pixel that shows a class keeps it. States: K classes, then
     MASK where the process has one.
@@ -160,7 +167,10 @@ def _log_reveal(process: Categorical, yt: Layout, log_p0: Logits, s: Times, t: T
 
 
 def _log_exchange(process: Categorical, yt: Layout, log_p0: Logits, s: Times, t: Times) -> LogProbs:
-    """With L(c) = q(y_t | y_s = c) and w(c) = p(c) / q(y_t | y_0 = c):  L(c) (gamma_s w(c) + (1 - gamma_s) mean w)."""
+    """With L(c) = q(y_t | y_s = c) and w(c) = p(c) / q(y_t | y_0 = c):  L(c) (gamma_s w(c) + (1 - gamma_s) mean w).
+
+    The posterior's formula itself has w(c) = p(c), and is normalised afterwards.
+    """
     start, k = jnp.zeros_like(t), process.num_classes
     here = jax.nn.one_hot(yt, k, dtype=bool)
 
@@ -169,11 +179,16 @@ def _log_exchange(process: Categorical, yt: Layout, log_p0: Logits, s: Times, t:
         return jnp.where(here, jnp.logaddexp(per_pixel(jnp.log(stay)), drawn), drawn)
 
     changed = process.schedule.drop(start, t)
-    log_w = log_p0 - log_likelihood(process.schedule.keep(t), jnp.where(changed > 0, changed, 1.0))
+    if process.reverse == "of_mean":
+        log_w = jax.nn.log_softmax(log_p0, axis=-1)
+    else:
+        log_w = log_p0 - log_likelihood(process.schedule.keep(t), jnp.where(changed > 0, changed, 1.0))
     mean_w = jax.nn.logsumexp(log_w, axis=-1, keepdims=True) - math.log(k)
     at_s = per_pixel(jnp.log(process.schedule.keep(s))) + log_w
     mixed = per_pixel(jnp.log(process.schedule.drop(start, s))) + mean_w
     reversed_ = log_likelihood(*transition(process, s, t)) + jnp.logaddexp(at_s, mixed)
+    if process.reverse == "of_mean":
+        reversed_ = jax.nn.log_softmax(reversed_, axis=-1)
     return jnp.where(per_pixel(changed) > 0, reversed_, jnp.where(here, 0.0, -jnp.inf))
 
 

@@ -64,7 +64,11 @@ def layout_process(
             "config.layout.transition is uniform, which has one schedule for all classes, but "
             f"config.layout.schedule={c.schedule} has a rate per class; choose linear or cosine"
         )
-    return categorical.Categorical(schedule, c.transition)
+    if c.reverse != "mixture" and c.transition != "uniform":
+        raise ConfigError(
+            f"config.layout.reverse is {c.reverse}, which only uniform transitions have, not {c.transition}"
+        )
+    return categorical.Categorical(schedule, c.transition, reverse=c.reverse)
 
 
 def space(config: Experiment) -> Space:

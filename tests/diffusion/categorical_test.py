@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from dataclasses import replace
 from typing import get_args
 
 import jax
@@ -145,6 +146,29 @@ def test_reverse_step_sums_the_posteriors(name, s, t, x64):
     got = np.exp(np.asarray(categorical.log_reverse(process, yt, log_p0, times(s), times(t)))[0, 0])
     np.testing.assert_allclose(got[reached], expected[reached], atol=1e-11)
     np.testing.assert_allclose(got[reached].sum(-1), 1, atol=1e-11)
+
+
+@pytest.mark.parametrize("schedule", ["linear", "cosine"])
+def test_the_posterior_of_the_mean_is_its_formula_with_probabilities_for_y_0(schedule, x64):
+    """p(y_s | y_t) proportional to q(y_t | y_s) sum over c of q(y_s | c) p(c): GCDP's released code. Of a certain y_0 it is
+    Bayes's; of others it is not the mixture."""
+    process = Categorical(schedules()[schedule], "uniform", reverse="of_mean")
+    mixture = replace(process, reverse="mixture")
+    p0 = np.random.default_rng(0).dirichlet(np.ones(K))
+    logits, yt = jnp.log(p0)[None, None] + 3.0, jnp.arange(K)[None, None]
+    for s, t in PAIRS:
+        expected = (p0 @ matrix(process, 0, s))[None] * matrix(process, s, t).T
+        expected /= expected.sum(-1, keepdims=True)
+        got = categorical.log_reverse(process, yt, jnp.broadcast_to(logits, (1, 1, K, K)), times(s), times(t))
+        np.testing.assert_allclose(np.exp(got)[0, 0], expected, atol=1e-11)
+        y0, seen = (jnp.asarray(a)[None] for a in np.mgrid[:K, :K])
+        certain = (categorical.q_posterior(p, seen, y0, times(s), times(t)) for p in (process, mixture))
+        np.testing.assert_allclose(*(np.exp(np.asarray(c)) for c in certain), atol=1e-11)
+    other = categorical.log_reverse(mixture, yt, jnp.log(p0)[None, None, None], times(2), times(7))
+    same = categorical.log_reverse(process, yt, jnp.log(p0)[None, None, None], times(2), times(7))
+    assert np.abs(np.exp(other) - np.exp(same)).max() > 0.01
+    with pytest.raises(ValueError, match="reverse is 'of_mean', which absorbing"):
+        Categorical(schedules()["linear"], reverse="of_mean")
 
 
 def test_unmasking_without_the_class_would_be_wrong(x64):
