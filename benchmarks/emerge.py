@@ -11,6 +11,7 @@ import numpy as np
 
 import semdiff
 from semdiff import draw
+from semdiff.api import Model
 from semdiff.arrays import told
 from semdiff.diffusion import samplers
 from semdiff.methods.space import to_pixels
@@ -20,14 +21,9 @@ from semdiff.sampling.chains import Chain, build_times
 SHOWN = 8  # times
 
 
-def main(model: str, caption: str, path: str):
-    loaded = semdiff.load(model)
+def trajectory(loaded: Model, example: dict) -> tuple:
+    """(times, states, predictions) of the chain of one example, all along it."""
     method, c = loaded.trained.method, loaded.settings
-    if method.process.layout is None:
-        raise SystemExit(
-            f"{model} is given layouts and makes none: there is nothing to see of a layout emerging"
-        )
-    [example] = told(loaded.trained, [{"name": "caption"}], [caption])
     [task] = tasks.tasks_of(method, example, c, loaded.size)
     chain, times = Chain.build(method, c), build_times(method.image.schedule, c)
     condition, keys = jax.tree.map(lambda a: a[None], task.given), task.key[None]
@@ -40,6 +36,18 @@ def main(model: str, caption: str, path: str):
         return samplers.trajectory(denoise_fn, method.process, chain.sampler, times, start, steps)
 
     _, states, predictions = run(loaded._params)
+    return times, states, predictions
+
+
+def main(model: str, caption: str, path: str):
+    loaded = semdiff.load(model)
+    method = loaded.trained.method
+    if method.process.layout is None:
+        raise SystemExit(
+            f"{model} is given layouts and makes none: there is nothing to see of a layout emerging"
+        )
+    [example] = told(loaded.trained, [{"name": "caption"}], [caption])
+    times, states, predictions = trajectory(loaded, example)
     chosen = np.round(np.linspace(0, len(times) - 2, SHOWN)).astype(int)
     pixels = lambda x: np.asarray(to_pixels(x))  # noqa: E731
     classes = lambda y: draw.colourise(np.asarray(y), loaded.palette)  # noqa: E731
@@ -51,7 +59,7 @@ def main(model: str, caption: str, path: str):
     ]
     headers = [f"t = {times[i]:g}" for i in chosen]
     titles = ["x_t", "y_t", "x_0 predicted", "y_0 likeliest"]
-    draw.save_png(path, draw.grid(rows, headers=headers, titles=titles, scale=max(1, 96 // task.size[0])))
+    draw.save_png(path, draw.grid(rows, headers=headers, titles=titles, scale=max(1, 96 // loaded.size[0])))
     print(path)
 
 

@@ -13,12 +13,26 @@ from semdiff.config import ConfigError, Experiment
 from semdiff.machine import logs, parallel
 from semdiff.machine.compilation import use_cache
 from semdiff.machine.paths import local_path
-from semdiff.modes import edit, evaluate, export, latents, plan, prior, sample, segment, stats, train, tune
+from semdiff.modes import (
+    check,
+    edit,
+    evaluate,
+    export,
+    latents,
+    plan,
+    prior,
+    sample,
+    segment,
+    stats,
+    train,
+    tune,
+)
 from semdiff.parser import parse
 
 # name -> (what it does, how: of a configuration and a workdir)
 WITH_DATA = {
     "train": ("train to config.train.steps, or go on with it", train.train),
+    "check_data": ("look at a folder before training on it, say what to mend", check.check),
     "stats": ("count the classes, draw what a schedule does to them", stats.stats),
     "prior": ("measure what images look like by class and place, for chains that start from it", prior.prior),
     "latents": ("encode the training images once, for trainings in latents", latents.encode),
