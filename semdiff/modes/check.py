@@ -149,10 +149,14 @@ def table(found: Survey) -> str:
 
 
 def palette_of(found: Survey) -> np.ndarray:
-    """A colour for each value, in their order: its own, that of the files' palette, or one of ours."""
-    values = sorted(found.pixels)
+    """A colour for each value, in their order: its own, that of its class or of the files' palette, or one of ours."""
+    values, description = sorted(found.pixels), found.description
     if found.colours:
         return np.array([[v % 256, v // 256 % 256, v // 65536] for v in values], np.uint8)
+    if description is not None:
+        ids, colours = description.labels.ids, description.info.palette
+        known = [ids[v] if v < len(ids) else -1 for v in values]
+        return np.array([colours[i] if i >= 0 else (0, 0, 0) for i in known], np.uint8)
     stored = next((f.palette for f in found.readable if f.palette), ())
     if values and len(stored) > values[-1]:
         return np.array([stored[v] for v in values], np.uint8)
