@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +41,9 @@ class Finding:
 
 @dataclass(frozen=True)
 class Facts:
-    """Of one example. values: pixels of each raw value, or of each colour r + 256 g + 65536 b where `colours`."""
+    """Of one example. values: pixels of each raw value, or of each colour r + 256 g + 65536 b where `colours`; of more than
+    MOST_COLOURS the first of them.
+    """
 
     name: str
     image: str
@@ -66,7 +69,7 @@ class Survey:
     def all(self) -> list[Facts]:
         return [facts for split in self.splits.values() for facts in split]
 
-    @property
+    @cached_property
     def readable(self) -> list[Facts]:
         return [facts for facts in self.all if not facts.errors]
 
@@ -74,7 +77,7 @@ class Survey:
     def colours(self) -> bool:
         return any(facts.colours for facts in self.readable)
 
-    @property
+    @cached_property
     def description(self) -> Description | None:
         """dataset.json, where it is there and can be read."""
         try:
@@ -94,12 +97,15 @@ class Survey:
         known = value < len(ids) and ids[value] >= 0
         return f"{value} {classes[ids[value]].name}" if known else str(value)
 
-    @property
+    @cached_property
     def pixels(self) -> Counter:
         """Of each raw value or colour, in all files."""
-        return sum((Counter(facts.values) for facts in self.readable), Counter())
+        total: Counter = Counter()
+        for facts in self.readable:
+            total.update(facts.values)
+        return total
 
-    @property
+    @cached_property
     def images(self) -> Counter:
         """That show each."""
         return Counter(value for facts in self.readable for value in facts.values)
@@ -188,6 +194,12 @@ def _pairs(root: Path, split: str, findings: list[Finding]) -> Iterator[tuple[st
     except DataError as error:
         findings.append(Finding(f"{where}{error}", stops=True))
         return
+    lossy = [p.name for p in (root / "labels" / split).iterdir() if p.suffix.lower() in (".jpg", ".jpeg")]
+    if lossy:
+        remedy = "which blends neighbouring classes: make them again from the original, as PNG"
+        findings.append(
+            Finding(f"{where}{len(lossy)} label maps are JPEG, {remedy}", True, tuple(sorted(lossy)))
+        )
     folder = root / "instances" / split
     instances = list_files(folder, (".png",)) if folder.is_dir() else None
     kinds = [("images without a label map", images, labels), ("label maps without an image", labels, images)]
@@ -247,8 +259,8 @@ def _values(path: Path) -> tuple[tuple[int, int], dict[int, int]]:
     """(height and width, how many pixels have each value, or each colour r + 256 g + 65536 b)."""
     raw = raw_values(path)
     found, counts = np.unique(raw, return_counts=True)
-    height, width = raw.shape
-    return (height, width), dict(zip(found.tolist(), counts.tolist()))
+    height, width, kept = *raw.shape, MOST_COLOURS + 1
+    return (height, width), dict(zip(found[:kept].tolist(), counts[:kept].tolist()))
 
 
 def raw_values(path: Path) -> np.ndarray:
@@ -305,7 +317,7 @@ def _labels(found: Survey) -> Iterator[Finding]:
     if blended:
         one = blended[0]
         yield Finding(
-            f"{len(blended)} label maps hold more than {MOST_COLOURS} colours ({one.name}: {len(one.values)}): they were "
+            f"{len(blended)} label maps hold more than {MOST_COLOURS} colours ({one.name}, ...): they were "
             "resized with smoothing, stored as JPEG, or are photographs. Make them again with nearest-neighbour sampling, "
             "as PNG",
             stops=True,

@@ -100,7 +100,7 @@ def test_faults_are_named_with_what_to_do(tmp_path):
     root = tree(tmp_path, {"train": 9, "test": 3})
     images, labels = root / "images" / "train", root / "labels" / "train"
     (images / "train0.png").write_bytes(b"GIF89a")
-    (labels / "train1.png").unlink()
+    (labels / "train1.png").rename(labels / "train1.jpg")
     Image.new("L", (16, 12)).save(labels / "train2.png")
     Image.new("L", (24, 32)).save(labels / "train3.png")
     Image.fromarray(RNG.integers(0, 256, (*SIZE, 3), np.uint8)).save(labels / "train4.png")
@@ -111,13 +111,14 @@ def test_faults_are_named_with_what_to_do(tmp_path):
     assert one_of(found, "without a label map").startswith(
         "stops split train: 1 images without a label map. Add"
     )
+    assert "1 label maps are JPEG, which blends" in one_of(found, "JPEG, which")
     assert "train2: 12 x 16, the image 24 x 32). Set config.data.mismatch=resize_label" in one_of(
         found, "another size"
     )
     assert "train3: 32 x 24, the image 24 x 32): they belong to something else" in one_of(
         found, "another shape"
     )
-    assert "hold more than 256 colours (train4: " in one_of(found, "more than 256")
+    assert "hold more than 256 colours (train4, " in one_of(found, "more than 256")
     assert one_of(found, "two kinds").startswith("stops label maps are of two kinds: ")
     assert "1 of 3 images of test look like one of train (train5 and test1)" in one_of(found, "look like")
     assert one_of(found, "twice") == "split train: 1 images are there twice"
