@@ -326,6 +326,17 @@ def _length(a):
     return jnp.where(square > 0, jnp.sqrt(jnp.where(square > 0, square, 1.0)), 0.0)
 
 
+def heads_of(channels: int, heads: int, head_width: int) -> int:
+    """So many heads, or as many of this width as there are channels for."""
+    count = heads or channels // head_width
+    if count < 1 or channels % count:
+        raise ValueError(
+            f"attention over {channels} channels cannot be split into heads of width {head_width} "
+            f"(heads={heads}): choose model.head_width or model.heads to divide {channels}"
+        )
+    return count
+
+
 class Attention(nn.Module):
     """Self-attention over all positions, added to its input.
 

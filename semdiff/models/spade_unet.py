@@ -20,6 +20,7 @@ from semdiff.models.layers import (
     Spade,
     conv3x3,
     downsample,
+    heads_of,
     timestep_embedding,
     upsample,
 )
@@ -179,12 +180,7 @@ class SpadeUNet(nn.Module):
     def _attention(self, channels: int, factor: int | None) -> Attention | None:
         if factor is not None and factor not in self.attention:
             return None
-        heads = self.heads or channels // self.head_width
-        if heads < 1 or channels % heads:
-            raise ValueError(
-                f"attention over {channels} channels cannot be split into heads of width {self.head_width} "
-                f"(heads={self.heads}): choose model.head_width or model.heads to divide {channels}"
-            )
+        heads = heads_of(channels, self.heads, self.head_width)
         block = nn.remat(Attention) if self.remat else Attention
         return block(channels, heads, self.attention_kind, self.groups, self.dtype)
 

@@ -18,6 +18,7 @@ from semdiff.models.layers import (
     LabelConvKind,
     Labels,
     ResBlock,
+    heads_of,
     timestep_embedding,
     upsample,
 )
@@ -53,12 +54,7 @@ class Shape:
         )
 
     def transformer(self, channels: int, name: str) -> "Transformer":
-        heads = self.heads or channels // self.head_width
-        if heads < 1 or channels % heads:
-            raise ValueError(
-                f"attention over {channels} channels cannot be split into heads of width {self.head_width} "
-                f"(heads={self.heads}): choose model.head_width or model.heads to divide {channels}"
-            )
+        heads = heads_of(channels, self.heads, self.head_width)
         kind = nn.remat(Transformer) if self.remat else Transformer
         return kind(heads, self.depth, self.groups, self.fused, self.dtype, name=name)
 
