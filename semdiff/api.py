@@ -260,7 +260,10 @@ class Model:
         ]
 
     def _made(self, todo: list[Task], c: Sample, resample: int = 1) -> list[ByHalf]:
-        """Their results, in order; programs are compiled once a setting and shape."""
+        """Their results, in order; programs are compiled once a setting and shape, and once more for one image alone, which
+        need not wait for a batch."""
+        if len(todo) == 1:
+            c = replace(c, batch_size=1)
         program = replace(c, guidance=1.0, seed=0, per_layout=1), resample
         if program not in self._runners:
             ready = replace(self.trained, config=replace(self.trained.config, sample=c)).ready()

@@ -224,7 +224,9 @@ def test_layouts_in_images_out(loaded):
     assert (several[:, 1] != images).any()
     assert (loaded.sample(layouts, instances=instances, seed=1) != images).any()
     assert (loaded.sample(layouts, instances=instances, guidance=3.0) != images).any()
-    assert len(loaded._runners) == 1  # a seed or a weight of guidance is no other program
+    loaded.sample(layouts[0], instances=instances[0], seed=2)
+    # A seed or a weight of guidance is no other program; one image alone is.
+    assert [run.batch_size for run, _ in loaded._runners.values()] == [4, 1]
     large = [np.pad(layouts[0], 3), layouts[1]], [np.pad(instances[0], 3), instances[1]]
     own = loaded.sample(large[0], instances=large[1], size="own")
     assert [image.shape for image in own] == [(14, 14, 3), (8, 8, 3)]

@@ -120,7 +120,7 @@ def card(model: Trained, folder: Path, made_on: str, metrics: dict | None) -> st
     rows = "\n".join(f"| {name} | {fact} |" for name, fact in facts.items() if fact)
     text = f"""---
 library_name: semdiff
-license: {c.licence or "unknown"}
+license: {c.licence.lower() or "unknown"}
 pipeline_tag: image-to-image
 tags:
 - semantic-image-synthesis
