@@ -28,7 +28,7 @@ def test_a_shipped_model_is_loaded_by_its_name_and_draws_what_it_is_told(name):
     model = semdiff.load(name, batch_size=1)
     assert model.classes == Scenes.info.names
     example = Scenes(seed=1, length=1, size=model.size)[0]
-    image = model.sample(example["layout"], instances=example["instance"] if model.trained.edges else None)
+    [image] = model.sample(example["layout"], instances=example["instance"] if model.trained.edges else None)
     assert image.shape == (*model.size, 3)
     sky = example["layout"] == model.classes.index("sky")
     assert sky.mean() > 0.05
