@@ -16,11 +16,12 @@
 #
 # A trained model is loaded, a layout is drawn, images are made of it; guidance, steps and seed are turned; one is edited.
 #
-# With a model folder (what `--mode=export` writes) or a workdir of a training in `MODEL`, that model is used. Without one a
-# small model of the embedded world is trained here first: nothing is downloaded, and it takes some minutes on two CPU cores.
+# `MODEL` is one that comes with semdiff, by its name; or a model folder (what `--mode=export` writes), or a workdir of a
+# training. Where it is empty a small model of the embedded world is trained here first, for some minutes on two CPU cores.
+# Nothing is downloaded.
 
 # %% tags=["parameters"]
-MODEL = ""  # a model folder or a workdir; empty: train a small one
+MODEL = "scenes"  # one that comes with semdiff, a model folder or a workdir; empty: train a small one
 LAYOUT = ""  # a PNG of class ids, or of the classes' colours; empty: one that is drawn below
 STEPS = 800  # of the training, where there is no model
 WORKDIR = "runs/notebook"
@@ -46,7 +47,8 @@ from semdiff.modes import export, train
 # %% [markdown]
 # ## A model
 #
-# The same as `python -m semdiff.main --config=configs/scenes.py --workdir=...`. Run again, it goes on where it stopped.
+# Where one is trained: the same as `python -m semdiff.main --config=configs/scenes.py --workdir=...`. Run again, it goes on
+# where it stopped.
 
 # %%
 if not MODEL:

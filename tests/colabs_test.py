@@ -50,7 +50,7 @@ def toy():
 
 def test_sampling(tmp_path, monkeypatch):
     monkeypatch.setattr(presets, "scenes", toy)
-    left = run(COLABS / "sampling.py", STEPS=2, WORKDIR=str(tmp_path))
+    left = run(COLABS / "sampling.py", MODEL="", STEPS=2, WORKDIR=str(tmp_path))
     assert left["images"].shape == (3, 4, 8, 8, 3)
     for name in ("sheet", "by_guidance", "by_steps", "by_seed", "edited"):
         assert left[name].width > 256
