@@ -19,7 +19,13 @@ def test_a_shipped_model_is_small_and_is_what_its_card_says(name):
     assert (folder / trained.WEIGHTS).stat().st_size <= LIMIT
     card = (folder / trained.CARD).read_text()
     assert f"sha256 {trained.digest(folder / trained.WEIGHTS)}" in card
-    for row in ("license: cc0-1.0", "| command | `make models` |", "| trained for |", "| on |", "| real images"):
+    for row in (
+        "license: cc0-1.0",
+        "| command | `make models` |",
+        "| trained for |",
+        "| on |",
+        "| real images",
+    ):
         assert row in card, row
 
 
