@@ -155,17 +155,18 @@ def test_the_posterior_of_the_mean_is_its_formula_with_probabilities_for_y_0(sch
     process = Categorical(schedules()[schedule], "uniform", reverse="of_mean")
     mixture = replace(process, reverse="mixture")
     p0 = np.random.default_rng(0).dirichlet(np.ones(K))
-    logits, yt = jnp.log(p0)[None, None] + 3.0, jnp.arange(K)[None, None]
+    logits, yt = jnp.broadcast_to(jnp.log(p0) + 3.0, (1, 1, K, K)), jnp.arange(K)[None, None]
     for s, t in PAIRS:
         expected = (p0 @ matrix(process, 0, s))[None] * matrix(process, s, t).T
         expected /= expected.sum(-1, keepdims=True)
-        got = categorical.log_reverse(process, yt, jnp.broadcast_to(logits, (1, 1, K, K)), times(s), times(t))
+        got = categorical.log_reverse(process, yt, logits, times(s), times(t))
         np.testing.assert_allclose(np.exp(got)[0, 0], expected, atol=1e-11)
         y0, seen = (jnp.asarray(a)[None] for a in np.mgrid[:K, :K])
         certain = (categorical.q_posterior(p, seen, y0, times(s), times(t)) for p in (process, mixture))
         np.testing.assert_allclose(*(np.exp(np.asarray(c)) for c in certain), atol=1e-11)
-    other = categorical.log_reverse(mixture, yt, jnp.log(p0)[None, None, None], times(2), times(7))
-    same = categorical.log_reverse(process, yt, jnp.log(p0)[None, None, None], times(2), times(7))
+    same, other = (
+        categorical.log_reverse(p, yt, logits - 3.0, times(2), times(7)) for p in (process, mixture)
+    )
     assert np.abs(np.exp(other) - np.exp(same)).max() > 0.01
     with pytest.raises(ValueError, match="reverse is 'of_mean', which absorbing"):
         Categorical(schedules()["linear"], reverse="of_mean")
