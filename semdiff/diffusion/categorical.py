@@ -179,10 +179,9 @@ def _log_exchange(process: Categorical, yt: Layout, log_p0: Logits, s: Times, t:
         return jnp.where(here, jnp.logaddexp(per_pixel(jnp.log(stay)), drawn), drawn)
 
     changed = process.schedule.drop(start, t)
-    if process.reverse == "of_mean":
-        log_w = jax.nn.log_softmax(log_p0, axis=-1)
-    else:
-        log_w = log_p0 - log_likelihood(process.schedule.keep(t), jnp.where(changed > 0, changed, 1.0))
+    log_w = log_p0
+    if process.reverse == "mixture":
+        log_w = log_w - log_likelihood(process.schedule.keep(t), jnp.where(changed > 0, changed, 1.0))
     mean_w = jax.nn.logsumexp(log_w, axis=-1, keepdims=True) - math.log(k)
     at_s = per_pixel(jnp.log(process.schedule.keep(s))) + log_w
     mixed = per_pixel(jnp.log(process.schedule.drop(start, s))) + mean_w
