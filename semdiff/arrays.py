@@ -8,6 +8,7 @@ from semdiff.config import ConfigError
 from semdiff.data.readers.folder import listed
 from semdiff.data.source import Info
 from semdiff.data.text import Vocabulary
+from semdiff.methods.upscaling import text_of
 from semdiff.trained import Trained
 
 Maps = np.ndarray | Sequence[np.ndarray]
@@ -38,7 +39,7 @@ def told(model: Trained, examples: list[dict], captions: Said | None) -> list[di
         return examples
     if model.language is None:
         raise ConfigError("captions were given, but this model is not told of words")
-    length, *width = model.method.given.empty((1, 1))["text"].shape[1:]
+    length, *width = text_of(model.method.given).empty((1, 1))["text"].shape[1:]
     if isinstance(model.language, Vocabulary):
         if not all(isinstance(text, str) for text in captions):
             raise ConfigError("captions are arrays, but this model reads words: give texts")

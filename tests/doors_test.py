@@ -36,7 +36,7 @@ WINGS = {
                  "stable_diffusion",
     "pretrained":
                  "config machine inputs data convert methods training shipped stable_diffusion trained",
-    "arrays":    "config data trained",
+    "arrays":    "config data methods trained",
     "modes":     "config parser draw machine inputs data diffusion metrics convert models methods sampling training trained "
                  "pretrained",
     "api":       "config parser draw machine data diffusion metrics sampling shipped trained arrays modes",

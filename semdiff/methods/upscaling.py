@@ -16,7 +16,7 @@ from semdiff.config import ConfigError
 from semdiff.data import augment
 from semdiff.diffusion import joint, schedules
 from semdiff.diffusion.joint import ByHalf, State
-from semdiff.methods.given import Condition
+from semdiff.methods.given import Condition, Given, Several, TextGiven
 from semdiff.methods.space import to_unit
 
 WORDS, SMALL = "words", "small"  # what a second stage is given
@@ -107,6 +107,13 @@ class SmallGiven:
         """Log SNR of the image at t; what is clean is told as the first step."""
         assert self.process.image is not None
         return schedules.log_snr(self.process.image.schedule, jnp.maximum(t, 1)).astype(jnp.float32)
+
+
+def text_of(given: Given) -> TextGiven:
+    """What a method of pairs is told in words, in whichever stage."""
+    words = given.parts[WORDS] if isinstance(given, Several) else given
+    assert isinstance(words, TextGiven)
+    return words
 
 
 def _state(condition: Condition) -> State:

@@ -25,6 +25,7 @@ from semdiff.machine.targets import GIB, HERE, Target, leave_devices, target_of
 from semdiff.methods import build
 from semdiff.methods.autoencoding import Autoencoding
 from semdiff.methods.method import Method
+from semdiff.methods.upscaling import text_of
 from semdiff.models.target import traced_for
 from semdiff.sampling import chains
 from semdiff.training.trainer import Trainer
@@ -163,7 +164,7 @@ def batch_shapes(config: Experiment, method: Method | Autoencoding) -> dict[str,
         shapes["edges"] = ((count, *size), np.uint8)
     if "text" in method.reads:
         assert isinstance(method, Method)
-        text = jax.eval_shape(lambda: method.given.empty(size))["text"]
+        text = jax.eval_shape(lambda: text_of(method.given).empty(size))["text"]
         shapes["text"] = ((count, *text.shape[1:]), text.dtype)
     if "state" in method.reads:
         assert isinstance(config.model, (ControlUNet, JointUNet))

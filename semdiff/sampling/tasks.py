@@ -21,9 +21,9 @@ from semdiff.data.text import Vocabulary, captions_of
 from semdiff.diffusion.joint import ByHalf
 from semdiff.machine import logs, parallel
 from semdiff.methods.autoencoding import Autoencoding
-from semdiff.methods.given import Condition, Several, TextGiven
+from semdiff.methods.given import Condition, Several
 from semdiff.methods.method import Method
-from semdiff.methods.upscaling import SMALL, WORDS, SmallGiven
+from semdiff.methods.upscaling import SMALL, WORDS, SmallGiven, text_of
 from semdiff.sampling import chains
 
 
@@ -238,8 +238,7 @@ class Enlarger:
     ):
         """name: of the second stage's weights; language: what it reads."""
         assert isinstance(method.given, Several)
-        words, small = method.given.parts[WORDS], method.given.parts[SMALL]
-        assert isinstance(words, TextGiven)
+        words, small = text_of(method.given), method.given.parts[SMALL]
         assert isinstance(small, SmallGiven)
         self.words, self.small, self.multiple = words, small, method.network.size_multiple
         self.run, self.size, self.language, self.small_noise = Runner(method, c), size, language, small_noise

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 from tiny import changed, random_model, tiny_experiment, tiny_pairs
 
-from semdiff import inputs, trained
+from semdiff import api, inputs, trained
 from semdiff.config import ConfigError
 from semdiff.diffusion import schedules
 from semdiff.diffusion.joint import ByHalf
@@ -198,6 +198,9 @@ def test_a_second_stage_alone_says_what_it_lacks(second, tmp_path):
     (tmp_path / "captions.txt").write_text("a car\n")
     with pytest.raises(ConfigError, match=r"this model enlarges pairs and was given none\. Sample from"):
         sample.sample(changed(second, sample={"captions": str(tmp_path / "captions.txt")}), tmp_path)
+    loaded = api.Model(second, tmp_path)
+    with pytest.raises(ConfigError, match=r"was given none"):
+        loaded.pairs("a car")
     config = second_config()
     with pytest.raises(ConfigError, match=r"upscales is 3; expected 0"):
         build.build_method(replace(config, model=replace(config.model, upscales=3)), second.info, words=4)

@@ -32,7 +32,11 @@ def test_a_plan_for_this_machine_says_what_is_needed(tmp_path, capsys):
     assert facts["step"]["tflop"] > facts["chain"]["tflop"] > 0
 
 
-@pytest.mark.parametrize("config", [tiny_experiment(), tiny_pairs()], ids=["sdm", "gcdp"])
+PAIRS = tiny_pairs()
+LARGER = replace(PAIRS, model=replace(PAIRS.model, upscales=2))
+
+
+@pytest.mark.parametrize("config", [tiny_experiment(), PAIRS, LARGER], ids=["sdm", "gcdp", "larger"])
 def test_batches_have_what_training_reads(config):
     info = inputs.training_source(config.data, 0).info
     method = build.build_method(config, info, words=5)
