@@ -284,26 +284,26 @@ def _unreadable(found: Survey) -> Iterator[Finding]:
             yield Finding(error, stops=True, files=(facts.name,))
 
 
+def of_other_size(found: Survey, scaled: bool) -> list[Facts]:
+    """Examples whose label map is not of the image's size: it differs in scale alone, or it does not. One that lies as the
+    pixels of a turned image are stored is turned by the reader."""
+    as_stored = lambda f: f.turned and f.size[::-1] == f.label_size  # noqa: E731
+    apart = (f for f in found.readable if f.size != f.label_size and not as_stored(f))
+    return [f for f in apart if same_shape(f.size, f.label_size) is scaled]
+
+
 def _sizes(found: Survey) -> Iterator[Finding]:
-    as_stored = lambda f: f.turned and f.size[::-1] == f.label_size  # noqa: E731  the reader turns it
-    apart = [f for f in found.readable if f.size != f.label_size and not as_stored(f)]
-    turned = [f for f in apart if not same_shape(f.size, f.label_size)]
-    if scaled := [f for f in apart if same_shape(f.size, f.label_size)]:
-        one = scaled[0]
-        yield Finding(
-            f"{len(scaled)} label maps have another size than their image ({one.name}: {_size(one.label_size)}, the image "
-            f"{_size(one.size)}). Set config.data.mismatch=resize_label, or make them of one size",
-            stops=True,
-            files=tuple(f.name for f in scaled),
-        )
-    if turned:
-        one = turned[0]
-        yield Finding(
-            f"{len(turned)} label maps have another shape than their image ({one.name}: {_size(one.label_size)}, the image "
-            f"{_size(one.size)}): they belong to something else, or lie on their side. Correct these files",
-            stops=True,
-            files=tuple(f.name for f in turned),
-        )
+    scaled = ("size", "Set config.data.mismatch=resize_label, or make them of one size")
+    others = ("shape", "They belong to something else, or lie on their side: correct these files")
+    for examples, (what, remedy) in (
+        (of_other_size(found, True), scaled),
+        (of_other_size(found, False), others),
+    ):
+        if examples:
+            one = examples[0]
+            sizes = f"{one.name}: {_size(one.label_size)}, the image {_size(one.size)}"
+            words = f"{len(examples)} label maps have another {what} than their image ({sizes}). {remedy}"
+            yield Finding(words, True, tuple(f.name for f in examples))
     if marked := [f for f in found.readable if f.turned]:
         yield Finding(
             f"{len(marked)} images carry an EXIF orientation: they are turned upright when they are read, with their label "

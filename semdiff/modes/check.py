@@ -82,7 +82,6 @@ def configuration(found: Survey, root: Path) -> str:
     train = "train" if "train" in names else max(names, key=lambda n: len(found.splits.get(n, ())))
     others = [name for name in ("test", "val", "validation", *names) if name in names and name != train]
     held = others[0] if others else train
-    apart = any("mismatch=resize_label" in finding.what for finding in found.findings)
     lines = [
         f'"""A first training on {root}.',
         "",
@@ -98,7 +97,7 @@ def configuration(found: Survey, root: Path) -> str:
         f"    config.data.split, config.data.eval_split = {train!r}, {held!r}",
         f"    config.data.size = {size_for(found)}",
     ]
-    if apart:
+    if survey.of_other_size(found, scaled=True):
         lines.append('    config.data.mismatch = "resize_label"')
     if sum(map(len, found.splits.values())) > 5000:
         lines.append("    config.data.cache = False")

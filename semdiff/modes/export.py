@@ -21,7 +21,7 @@ PICTURE = "samples.png"
 HERE = {
     "data": ("root", "captions", "prompts", "latents"),
     "space": ("weights",),
-    "sample": ("weights", "layouts", "output", "prior_file"),
+    "sample": ("weights", "layouts", "captions", "upscale", "output", "prior_file"),
     "train": ("init",),
     "edit": ("images", "layouts", "old_layouts", "masks", "output"),
     "evaluate": ("segmenter",),

@@ -115,7 +115,7 @@ def test_faults_are_named_with_what_to_do(tmp_path):
     assert "train2: 12 x 16, the image 24 x 32). Set config.data.mismatch=resize_label" in one_of(
         found, "another size"
     )
-    assert "train3: 32 x 24, the image 24 x 32): they belong to something else" in one_of(
+    assert "train3: 32 x 24, the image 24 x 32). They belong to something else" in one_of(
         found, "another shape"
     )
     assert "hold more than 256 colours (train4, " in one_of(found, "more than 256")
@@ -123,6 +123,7 @@ def test_faults_are_named_with_what_to_do(tmp_path):
     assert "1 of 3 images of test look like one of train (train5 and test1)" in one_of(found, "look like")
     assert one_of(found, "twice") == "split train: 1 images are there twice"
     assert check.size_for(found) == (64, 80)
+    assert 'mismatch = "resize_label"' in check.configuration(found, root)
 
 
 def test_a_description_that_does_not_fit_is_said(tmp_path):
